@@ -1,0 +1,49 @@
+"""Every error that kronexport raises on purpose, and the exit code each one ends a command with.
+
+    KronexportError            1  a bug, or the machine gave out (disk full)
+    +-- UserInputError         2  something the user gave is wrong: model, weights, shape, goal, target, config
+    +-- MissingRuntimeError    3  a runtime or tool that is needed is not installed
+    +-- VerificationError      4  a stage does not compute what the stage before it did
+    +-- GoalError              5  a goal was missed or could not be measured
+    +-- BundleError            6  a bundle is damaged, or does not fit this device
+
+A message says where, what came, what was expected and what to do about it.
+"""
+
+from typing import ClassVar
+
+
+class KronexportError(Exception):
+    """Base of all; exit code 1."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UserInputError(KronexportError):
+    """Something that the user gave is wrong."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class MissingRuntimeError(KronexportError):
+    """A needed runtime or tool is not installed; the message holds the command that installs it."""
+
+    exit_code: ClassVar[int] = 3
+
+
+class VerificationError(KronexportError):
+    """The outputs of a stage differ from those of the stage before by more than the tolerance."""
+
+    exit_code: ClassVar[int] = 4
+
+
+class GoalError(KronexportError):
+    """A goal was missed or could not be measured."""
+
+    exit_code: ClassVar[int] = 5
+
+
+class BundleError(KronexportError):
+    """A bundle is damaged or incompatible; raised before anything in it is loaded."""
+
+    exit_code: ClassVar[int] = 6

@@ -1,0 +1,283 @@
+"""What crosses the border between two stages, as frozen dataclasses.
+
+Standard library only: importing this module must stay cheap. Sizes are in elements unless a name says bytes;
+spatial pairs are (height, width).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+ProgressCallback = Callable[[str, int, int], None]
+"""Told (stage, done, total) as work goes on."""
+
+Precision = Literal["fp32", "fp16", "int8"]
+
+Pair = tuple[int, int]
+Pads = tuple[int, int, int, int]
+"""Zero padding in ONNX order: top, left, bottom, right."""
+
+
+# --- survey ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ConvGeometry:
+    """How a 2-D convolution walks over its input, in ONNX Conv's terms."""
+
+    kernel: Pair
+    stride: Pair = (1, 1)
+    pads: Pads = (0, 0, 0, 0)
+    dilation: Pair = (1, 1)
+
+    def output_size(self, input_size: Pair) -> Pair:
+        """Output (height, width) for an input (height, width), as ONNX Conv defines it."""
+        height, width = (
+            (input_size[axis] + self.pads[axis] + self.pads[axis + 2] - self._extent(axis)) // self.stride[axis] + 1
+            for axis in (0, 1)
+        )
+        return height, width
+
+    def _extent(self, axis: int) -> int:
+        return self.dilation[axis] * (self.kernel[axis] - 1) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One convolution that can be factorized: W [out_channels, in_channels, *kernel] at one place of the network.
+
+    ``batch`` is the size of the first axis that the conv sees; ``macs`` are those of the dense conv at the surveyed
+    input, the batch included; ``share`` is their part of the whole network's.
+    """
+
+    name: str
+    batch: int
+    in_channels: int
+    out_channels: int
+    geometry: ConvGeometry
+    input_size: Pair
+    output_size: Pair
+    has_bias: bool
+    params: int
+    macs: int
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A convolution that stays as it is, and why."""
+
+    site: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """The model's input: its ONNX name and static shape [N, C, H, W]; float32."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """Everything learnt by looking at the model. ``params`` and ``macs`` are the whole network's."""
+
+    sites: tuple[Site, ...]
+    skipped: tuple[Skipped, ...]
+    params: int
+    macs: int
+
+
+# --- plan and factorize ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class FactorShape:
+    """One factor of a Kronecker network: its rank axes (``"ab"``), then f, c, h, w (design: operator, version 1)."""
+
+    rank_axes: str
+    f: int
+    c: int
+    h: int
+    w: int
+
+    @property
+    def size(self) -> tuple[int, int, int, int]:
+        return self.f, self.c, self.h, self.w
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """The shape of a Kronecker network: what a weight is factorized into, without the values.
+
+    ``ranks[i]`` is the size of the i-th rank axis in alphabetical order. The first factor is the slowest index
+    of f, c, i and j alike.
+    """
+
+    method: str
+    ranks: tuple[int, ...]
+    factors: tuple[FactorShape, ...]
+
+    @property
+    def rank_sizes(self) -> dict[str, int]:
+        """Size of each rank axis by its letter."""
+        letters = sorted(set("".join(factor.rank_axes for factor in self.factors)))
+        return dict(zip(letters, self.ranks, strict=True))
+
+    @property
+    def weight_shape(self) -> tuple[int, int, int, int]:
+        """[F, C, kh, kw] of the dense weight that it stands for."""
+        f, c, h, w = (math.prod(sizes) for sizes in zip(*(factor.size for factor in self.factors), strict=True))
+        return f, c, h, w
+
+    def factor_shape(self, index: int) -> tuple[int, ...]:
+        """Full shape of factor ``index``: rank axes first, then f, c, h, w."""
+        factor = self.factors[index]
+        return (*(self.rank_sizes[axis] for axis in factor.rank_axes), *factor.size)
+
+    @property
+    def params(self) -> int:
+        """Elements of all factors, each stored once."""
+        return sum(math.prod(self.factor_shape(index)) for index in range(len(self.factors)))
+
+    def __str__(self) -> str:
+        """``16x16x3x1 * 4x4x1x3``: each factor's f x c x h x w, the slowest first."""
+        return " * ".join("x".join(map(str, factor.size)) for factor in self.factors)
+
+
+@dataclass(frozen=True, slots=True)
+class SitePlan:
+    """What becomes of one site: ``structure`` is None where it stays dense; ``lowering`` names a form.
+
+    ``params`` and ``macs`` are those of the site as planned; ``rel_error`` = ||W - W^|| / ||W||.
+    """
+
+    site: str
+    structure: Structure | None
+    lowering: str
+    params: int
+    macs: int
+    rel_error: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One choice a site, for one target. ``basis`` says what the cost of a lowering rests on."""
+
+    target: str
+    sites: tuple[SitePlan, ...]
+    basis: Literal["roofline", "measured"]
+
+    @property
+    def forms(self) -> dict[str, str]:
+        """The lowering of each factorized site."""
+        return {choice.site: choice.lowering for choice in self.sites if choice.structure is not None}
+
+
+# --- verify, measure, ship: these are the objects of report.json, key by key ----------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Outputs of one stage against another's, over the whole golden batch.
+
+    ``rel_l2`` = ||y - y_ref|| / ||y_ref||. An approximation (stage ``factorized``) has no tolerance.
+    """
+
+    stage: Literal["factorized", "portable", "lowered", "simplified", "compiled"]
+    against: str
+    max_abs: float | None
+    rel_l2: float | None
+    tolerance: float | None
+    passed: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyStats:
+    """Milliseconds over ``n`` inferences, none dropped."""
+
+    n: int
+    min: float
+    mean: float
+    std: float
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+
+
+@dataclass(frozen=True, slots=True)
+class Speedup:
+    """Median paired ratio dense/compressed with its bootstrap 95 % interval."""
+
+    median: float
+    ci95: tuple[float, float]
+    verdict: Literal["faster", "slower", "within noise"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFigures:
+    """What was measured of one network. None: not measured, with the reason in ``TargetReport.unmeasured``."""
+
+    params: int
+    macs: int
+    bytes: int
+    latency_ms: LatencyStats | None = None
+    peak_memory_bytes: int | None = None
+    build_peak_memory_bytes: int | None = None
+    accuracy: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GoalResult:
+    """A goal as the user wrote it, the value reached, and whether that meets it (None: not measurable)."""
+
+    expr: str
+    value: float | None
+    met: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class LayerFigures:
+    """One row of the layer table. ``dense_us`` and ``us`` are microseconds from a profiling run, or None."""
+
+    site: str
+    method: str
+    structure: str
+    ranks: tuple[int, ...]
+    lowering: str
+    params: int
+    macs: int
+    rel_error: float
+    dense_us: float | None = None
+    us: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TargetReport:
+    """All that is reported for one target."""
+
+    precision: str
+    environment: dict[str, Any]
+    protocol: dict[str, Any]
+    skipped: tuple[Skipped, ...]
+    pareto: tuple[dict[str, Any], ...]
+    unmeasured: dict[str, str]
+    goals: tuple[GoalResult, ...]
+    dense: ModelFigures
+    compressed: ModelFigures
+    speedup: Speedup | None
+    verification: tuple[Check, ...]
+    layers: tuple[LayerFigures, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """report.json, schema 1."""
+
+    model: str
+    targets: dict[str, TargetReport] = field(default_factory=dict)
+    schema: Literal[1] = 1
