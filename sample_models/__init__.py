@@ -1,0 +1,1 @@
+"""Networks that kronexport can build out of the box (``sample:NAME``)."""
