@@ -1,0 +1,103 @@
+"""MODEL on the command line -> an nn.Module, ready to be surveyed."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from kronexport.errors import UserInputError
+from kronexport.survey.imports import call_user, load_callable
+from kronexport.survey.weights import check_finite, load_weights
+from sample_models.registry import Sample, load_sample
+
+_SAMPLE_PREFIX = "sample:"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model in eval mode on the CPU, its floating-point tensors float32.
+
+    ``name`` is the MODEL as it was given. ``sample`` is set for a ``sample:NAME``.
+    """
+
+    module: nn.Module
+    name: str
+    sample: Sample | None = None
+
+
+def load_model(spec: str, weights: Path | None = None) -> LoadedModel:
+    """Calls the factory that ``spec`` names, loads ``weights`` into what it returns and checks them.
+
+    The module belongs to kronexport from then on: it is put into eval mode, moved to the CPU and converted to float32
+    in place, not copied.
+
+    Args:
+        spec: ``sample:NAME``, ``pkg.mod:factory`` or ``path/file.py:factory``; the factory takes no arguments.
+        weights: A file for ``load_weights``; None keeps what the factory gave.
+
+    Raises:
+        UserInputError: whatever is wrong with the spec, the user's code or the weights.
+    """
+    sample = _sample(spec)
+    factory = sample.factory if sample else _user_factory(spec)
+    module = call_user(factory, doing=f"MODEL {spec}: calling the factory")
+    _check_module(module, spec)
+    module = module.to("cpu").float().eval()
+    if weights is not None:
+        load_weights(module, weights)
+    check_finite(module, str(weights) if weights is not None else f"MODEL {spec}")
+    return LoadedModel(module, spec, sample)
+
+
+def _sample(spec: str) -> Sample | None:
+    if not spec.startswith(_SAMPLE_PREFIX):
+        return None
+    try:
+        return load_sample(spec.removeprefix(_SAMPLE_PREFIX))
+    except (KeyError, ValueError) as error:
+        raise UserInputError(f"MODEL {error.args[0]}") from error
+
+
+def _user_factory(spec: str) -> Callable[..., Any]:
+    if spec.endswith(".pt2"):
+        raise UserInputError(
+            f"MODEL {spec}: exported programs (.pt2) are not supported yet; give the model's own code, "
+            f"path/file.py:factory, and its --weights"
+        )
+    factory = load_callable(spec, "MODEL")
+    _check_takes_no_arguments(factory, spec)
+    return factory
+
+
+def _check_takes_no_arguments(factory: Callable[..., Any], spec: str) -> None:
+    try:
+        signature = inspect.signature(factory)
+    except ValueError:  # some callables written in C have none; the call itself will tell
+        return
+    try:
+        signature.bind()
+    except TypeError as error:
+        raise UserInputError(
+            f"MODEL {spec}: the factory takes {signature}, but is called without arguments; "
+            f"give them defaults, or name a function that calls it with them"
+        ) from error
+
+
+def _check_module(module: object, spec: str) -> None:
+    place = f"MODEL {spec}: the factory returned"
+    if not isinstance(module, nn.Module):
+        raise UserInputError(f"{place} a {type(module).__name__}; expected a torch.nn.Module")
+    if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
+        raise UserInputError(f"{place} TorchScript; return the nn.Module that it was made of")
+    if isinstance(getattr(module, "_orig_mod", None), nn.Module):
+        raise UserInputError(f"{place} a compiled model; return it as it was before torch.compile")
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if is_lazy(tensor):
+            raise UserInputError(f"{place} a model whose {name} has no shape yet; run it once before returning it")
+        if tensor.is_meta:
+            raise UserInputError(f"{place} a model whose {name} has no values (device 'meta'); build it on the CPU")

@@ -1,0 +1,112 @@
+"""The stage ``survey`` as a whole: all that is known of a model before a target is looked at."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from kronexport.errors import UserInputError
+from kronexport.records import InputSpec, Survey
+from kronexport.survey.inputs import Predictor, load_calibration, load_evaluator, parse_input
+from kronexport.survey.model import LoadedModel, load_model
+from kronexport.survey.sites import survey
+
+GOLDEN_BATCHES = 4
+"""Batches that stages are compared on and that ship as golden data."""
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A model with its input, data and sites.
+
+    ``golden`` [GOLDEN_BATCHES * N, C, H, W] are the first calibration images, or seeded standard normal values.
+    ``evaluate`` scores a predictor; ``unevaluated`` says why there is none.
+    """
+
+    name: str
+    module: nn.Module
+    input: InputSpec
+    calibrated: bool
+    golden: NDArray[np.float32]
+    evaluate: Callable[[Predictor], float] | None
+    unevaluated: str
+    survey: Survey
+
+
+def load_project(
+    model: str,
+    *,
+    weights: Path | None,
+    input_text: str | None,
+    calibration: str | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    evaluate: str | None,
+    include: Sequence[str],
+    exclude: Sequence[str],
+) -> Project:
+    """Load and look at everything the user named; a sample brings what is not given.
+
+    Raises:
+        UserInputError: whatever is wrong with one of them.
+    """
+    loaded = load_model(model, weights)
+    spec = _input(loaded, input_text)
+    images = _calibration(loaded, spec, calibration, mean, std)
+    evaluator, reason = _evaluator(loaded, evaluate, weights)
+    return Project(
+        name=loaded.name,
+        module=loaded.module,
+        input=spec,
+        calibrated=images is not None,
+        golden=_golden(images, spec),
+        evaluate=evaluator,
+        unevaluated=reason,
+        survey=survey(loaded.module, spec, include, exclude),
+    )
+
+
+def _input(loaded: LoadedModel, text: str | None) -> InputSpec:
+    if text is not None:
+        return parse_input(text)
+    if loaded.sample is None:
+        raise UserInputError(f"MODEL {loaded.name}: its input is not known; give --input, for example 1x3x224x224")
+    return InputSpec("input", loaded.sample.input_shape)
+
+
+def _calibration(
+    loaded: LoadedModel,
+    spec: InputSpec,
+    source: str | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+) -> NDArray[np.float32] | None:
+    if source is not None:
+        return load_calibration(source, spec, mean, std)
+    if mean is not None or std is not None:
+        raise UserInputError("--mean and --std are for a folder of images; give it with --calibration")
+    if loaded.sample is None or loaded.sample.input_shape[1:] != spec.shape[1:]:
+        return None
+    return loaded.sample.calibration()
+
+
+def _evaluator(
+    loaded: LoadedModel, source: str | None, weights: Path | None
+) -> tuple[Callable[[Predictor], float] | None, str]:
+    if source is not None:
+        return load_evaluator(source), ""
+    sample = loaded.sample
+    if sample is None:
+        return None, "no --evaluate was given"
+    score = sample.score if weights is not None else sample.evaluator
+    return score, "" if score else "the sample has no trained weights to score, and no --evaluate was given"
+
+
+def _golden(images: NDArray[np.float32] | None, spec: InputSpec) -> NDArray[np.float32]:
+    count = GOLDEN_BATCHES * spec.shape[0]
+    if images is None:
+        return np.random.default_rng(0).standard_normal((count, *spec.shape[1:])).astype(np.float32)
+    return np.resize(images, (count, *spec.shape[1:]))  # repeats the images if there are too few

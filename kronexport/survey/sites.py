@@ -1,0 +1,226 @@
+"""Which convolutions of a network can be factorized, and why the others cannot."""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.utils.parametrize import is_parametrized
+
+from kronexport.errors import UserInputError
+from kronexport.records import ConvGeometry, InputSpec, Pads, Pair, Site, Skipped, Survey
+from kronexport.survey.imports import suggestion
+from kronexport.survey.trace import ConvCall, Trace, trace
+
+_IMAGE_RANK = 4
+_WHOLE_MODEL = "(model)"
+"""What stands for the model itself where a name is asked for."""
+
+
+def survey(
+    module: nn.Module, input_spec: InputSpec, include: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> Survey:
+    """Every convolution of ``module``: the sites in order of execution, and the others with the reason.
+
+    Args:
+        module: The network in eval mode, on the CPU, float32.
+        input_spec: Its input; sizes and MACs are those of this batch.
+        include: ``fnmatch`` patterns on dotted names; a conv that none of them matches is skipped. Empty: all.
+        exclude: Patterns of convs to skip; they win over ``include``.
+
+    Returns:
+        ``macs`` counts all convolutions (transposed ones too) and matrix products; ``params`` each parameter once.
+
+    Raises:
+        UserInputError: the model refuses the input, a pattern matches no convolution, or none is left to factorize.
+    """
+    found = trace(module, input_spec)
+    convs = _convs_in_order(module, found)
+    obstacles = {name: _obstacle(name, conv, found, module) for name, conv in convs.items()}
+    obstacles |= {name or _WHOLE_MODEL: _loose_reason(count) for name, count in found.loose.items()}
+    obstacles |= dict.fromkeys(_quantized(module), "is quantized; give the model as it was before")
+    _check_patterns((*include, *exclude), list(obstacles))
+    reasons = {name: reason or _not_selected(name, include, exclude) for name, reason in obstacles.items()}
+    sites = tuple(_site(name, convs[name], found) for name, reason in reasons.items() if reason is None)
+    skipped = tuple(Skipped(name, reason) for name, reason in reasons.items() if reason is not None)
+    if not sites:
+        raise UserInputError(_nothing_left(skipped))
+    return Survey(sites, skipped, sum(parameter.numel() for parameter in module.parameters()), found.macs)
+
+
+def conv_geometry(conv: nn.Conv2d) -> ConvGeometry:
+    """Kernel, stride, padding and dilation of ``conv`` in ONNX Conv's terms."""
+    return ConvGeometry(_pair(conv.kernel_size), _pair(conv.stride), onnx_pads(conv), _pair(conv.dilation))
+
+
+def onnx_pads(conv: nn.Conv2d) -> Pads:
+    """Zero padding as (top, left, bottom, right); an odd total of ``padding="same"`` has the larger half at the end."""
+    if conv.padding == "valid":
+        return 0, 0, 0, 0
+    if conv.padding == "same":
+        total_h, total_w = (conv.dilation[axis] * (conv.kernel_size[axis] - 1) for axis in (0, 1))
+        return total_h // 2, total_w // 2, total_h - total_h // 2, total_w - total_w // 2
+    height, width = (int(size) for size in conv.padding)
+    return height, width, height, width
+
+
+def _convs_in_order(module: nn.Module, found: Trace) -> dict[str, _ConvNd]:
+    """All conv modules of any kind: those that ran in order of execution, then the rest."""
+    convs = {name: part for name, part in module.named_modules() if isinstance(part, _ConvNd)}
+    return {name: convs[name] for name in (*found.calls, *convs)}
+
+
+def _site(name: str, conv: _ConvNd, found: Trace) -> Site:
+    assert isinstance(conv, nn.Conv2d)  # noqa: S101  # _obstacle lets nothing else pass; this tells the type checker
+    (call,) = found.calls[name]
+    macs = math.prod(call.output_shape) * conv.in_channels * math.prod(conv.kernel_size)
+    return Site(
+        name=name,
+        batch=call.input_shape[0],
+        in_channels=conv.in_channels,
+        out_channels=conv.out_channels,
+        geometry=conv_geometry(conv),
+        input_size=_pair(call.input_shape[2:]),
+        output_size=_pair(call.output_shape[2:]),
+        has_bias=conv.bias is not None,
+        params=sum(parameter.numel() for parameter in conv.parameters()),
+        macs=macs,
+        share=macs / found.macs,
+    )
+
+
+def _pair(sizes: Sequence[int]) -> Pair:
+    height, width = sizes
+    return height, width
+
+
+# --- why a convolution stays as it is ---------------------------------------------------------------------------
+
+
+def _obstacle(name: str, conv: _ConvNd, found: Trace, module: nn.Module) -> str | None:
+    """The first reason why ``conv`` cannot be replaced by a factorized one; None if there is none."""
+    return (
+        _kind_obstacle(conv)
+        or _weight_obstacle(name, conv, module)
+        or _use_obstacle(name, found.calls.get(name, []), found)
+        or _place_obstacle(name, conv, module)
+    )
+
+
+def _kind_obstacle(conv: _ConvNd) -> str | None:
+    obstacles = {
+        "is a transposed convolution": isinstance(conv, _ConvTransposeNd),
+        "its weight is computed by a parametrization; remove_parametrizations makes it plain": is_parametrized(conv),
+        "is a 1-D convolution": isinstance(conv, nn.Conv1d),
+        "is a 3-D convolution": isinstance(conv, nn.Conv3d),
+        f"is a {type(conv).__name__}, which has a forward of its own": _has_own_forward(type(conv)),
+        "is depthwise": conv.groups == conv.in_channels > 1,
+        f"is grouped ({conv.groups} groups)": conv.groups > 1,
+        f"pads with {conv.padding_mode!r}, not with zeros": conv.padding_mode != "zeros",
+    }
+    return next((reason for reason, applies in obstacles.items() if applies), None)
+
+
+def _weight_obstacle(name: str, conv: _ConvNd, module: nn.Module) -> str | None:
+    if "weight" not in dict(conv.named_parameters()):
+        return "its weight is computed by a hook at each call, as by weight_norm or pruning; make it permanent first"
+    if conv.weight.is_complex():
+        return "its weight is complex"
+    if _has_hooks(conv) or "forward" in vars(conv):
+        return "has hooks or a forward of its own, which would be lost"
+    sharing = _modules_with(conv.weight, module) - {name}
+    return f"shares its weight with {', '.join(sorted(sharing))}" if sharing else None
+
+
+def _has_own_forward(kind: type[_ConvNd]) -> bool:
+    """Whether a subclass of nn.Conv2d may compute something else; one that only builds itself otherwise does not."""
+    methods = ("__call__", "forward", "_conv_forward")
+    return any(getattr(kind, method) is not getattr(nn.Conv2d, method) for method in methods)
+
+
+def _has_hooks(conv: _ConvNd) -> bool:
+    return bool(conv._forward_hooks or conv._forward_pre_hooks)  # noqa: SLF001  # torch has no public way to ask
+
+
+def _use_obstacle(name: str, calls: Sequence[ConvCall], found: Trace) -> str | None:
+    if name in found.read_outside:
+        return "its weight is used outside its own call, by other code or through conv.forward(...)"
+    if not calls:
+        return "is never called in forward"
+    if len(calls) > 1:
+        return f"is called {len(calls)} times in one forward"
+    if len(calls[0].input_shape) != _IMAGE_RANK:
+        return f"is called on {len(calls[0].input_shape)}-D input, without a batch axis"
+    return None
+
+
+def _place_obstacle(name: str, conv: _ConvNd, module: nn.Module) -> str | None:
+    if not name:
+        return "is the whole model; put it into an nn.Sequential"
+    parents = defaultdict(list)
+    for path, part in module.named_modules(remove_duplicate=False):
+        if part is conv:
+            parents[id(module.get_submodule(path.rpartition(".")[0]))].append(path)
+    # A module that holds the conv and is itself known by several names is replaced once, for all of them.
+    places = [paths[0] for paths in parents.values()]
+    return f"is held by several modules: {', '.join(places)}" if len(places) > 1 else None
+
+
+def _modules_with(weight: Tensor, module: nn.Module) -> set[str]:
+    return {
+        name
+        for name, part in module.named_modules()
+        if any(own.data_ptr() == weight.data_ptr() for own in part.parameters(recurse=False))
+    }
+
+
+def _loose_reason(count: int) -> str:
+    return f"{count} convolution{'s' if count > 1 else ''} in its forward whose weight belongs to no conv module"
+
+
+def _quantized(module: nn.Module) -> list[str]:
+    """Names of torch's quantized convs, which are no relatives of nn.Conv2d and compute without aten.convolution."""
+    return [
+        name
+        for name, part in module.named_modules()
+        if "Conv" in type(part).__name__
+        and type(part).__module__.startswith("torch.ao.nn")
+        and not isinstance(part, _ConvNd)
+    ]
+
+
+# --- what the user selected ---------------------------------------------------------------------------------------
+
+
+def _not_selected(name: str, include: Sequence[str], exclude: Sequence[str]) -> str | None:
+    excluding = next((pattern for pattern in exclude if fnmatchcase(name, pattern)), None)
+    if excluding is not None:
+        return f"excluded by --exclude {excluding}"
+    if include and not any(fnmatchcase(name, pattern) for pattern in include):
+        return f"not selected by --include {' '.join(include)}"
+    return None
+
+
+def _check_patterns(patterns: Sequence[str], names: Sequence[str]) -> None:
+    for pattern in patterns:
+        if any(fnmatchcase(name, pattern) for name in names):
+            continue
+        inside = any(name.startswith(f"{pattern}.") for name in names)
+        hint = f"; did you mean '{pattern}.*'?" if inside else suggestion(pattern, names)
+        raise UserInputError(f"--include/--exclude {pattern!r}: matches no convolution of the model{hint}")
+
+
+def _nothing_left(skipped: Sequence[Skipped]) -> str:
+    if not skipped:
+        return "the model has no convolution to factorize; expected at least one nn.Conv2d that its forward calls"
+    first = {entry.reason: entry.site for entry in reversed(skipped)}
+    counts = Counter(entry.reason for entry in skipped)
+    lines = [
+        f"  {first[reason]}{f' and {count - 1} more' if count > 1 else ''}: {reason}"
+        for reason, count in counts.most_common()
+    ]
+    return "\n".join(
+        ["the model has no convolution left to factorize; expected at least one plain nn.Conv2d. Skipped:", *lines]
+    )

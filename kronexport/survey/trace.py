@@ -1,0 +1,165 @@
+"""One forward pass, watched: which module runs when, on what sizes, and every convolution that the network computes."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from kronexport.errors import UserInputError
+from kronexport.records import InputSpec
+from kronexport.survey.imports import call_user
+
+_SEED = 0
+_FLOPS_PER_MAC = 2
+
+
+@dataclass(frozen=True, slots=True)
+class ConvCall:
+    """One call of a conv module: full shapes of its input and output."""
+
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Trace:
+    """What one forward pass showed.
+
+    ``calls`` holds the calls of each conv module by its name, in order of their first execution. ``loose`` counts the
+    convolutions by the name of the innermost module (``""`` is the model) when they belong to no conv module's own
+    call; ``read_outside`` names the conv modules whose weight something else than their own call used. ``macs``
+    are those of all convolutions and matrix products, for the whole batch.
+    """
+
+    calls: dict[str, list[ConvCall]] = field(default_factory=lambda: defaultdict(list))
+    loose: Counter[str] = field(default_factory=Counter)
+    read_outside: set[str] = field(default_factory=set)
+    macs: int = 0
+
+
+def trace(module: nn.Module, input_spec: InputSpec) -> Trace:
+    """Runs ``module`` once, without gradients, on seeded normal noise of the input's shape.
+
+    Raises:
+        UserInputError: the model raises on that shape, or returns something else than tensors.
+    """
+    shape = "x".join(map(str, input_spec.shape))
+    found = Trace()
+    images = torch.randn(input_spec.shape, generator=torch.Generator().manual_seed(_SEED))
+    watch = _ConvWatch(module, found)
+    counter = _mac_counter()
+    with ExitStack() as stack:
+        for context in (torch.no_grad(), _decomposed_attention(), watch.hooked(), watch, counter):
+            stack.enter_context(context)
+        output = call_user(module, images, doing=f"--input {shape}: the model refuses it; its forward")
+    _check_output(output, shape)
+    found.macs = counter.get_total_flops() // _FLOPS_PER_MAC
+    return found
+
+
+class _ConvWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves __init_subclass__ untyped
+    """Follows the modules by hooks and the operators by dispatch, and notes every convolution in a Trace."""
+
+    def __init__(self, module: nn.Module, found: Trace) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self._module = module
+        self._found = found
+        self._running = [""]
+        self._convs = {name: part for name, part in module.named_modules() if isinstance(part, _ConvNd)}
+        self._owners = {
+            weight.data_ptr(): name
+            for name, conv in self._convs.items()
+            # One that is computed at each call, as by weight_norm, is no parameter and has no fixed place.
+            if (weight := conv._parameters.get("weight")) is not None  # noqa: SLF001  # getattr would compute it
+        }
+
+    @contextmanager
+    def hooked(self) -> Iterator[None]:
+        """Hooks on all modules, gone afterwards."""
+        with ExitStack() as stack:
+            for name, part in self._module.named_modules():
+                before = part.register_forward_pre_hook(self._enter(name), prepend=True)
+                after = part.register_forward_hook(self._leave(name), with_kwargs=True)
+                stack.callback(before.remove)
+                stack.callback(after.remove)
+            yield
+
+    def _enter(self, name: str) -> Any:
+        def enter(_module: nn.Module, _args: tuple[Any, ...]) -> None:
+            self._running.append(name)
+
+        return enter
+
+    def _leave(self, name: str) -> Any:
+        def leave(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            self._running.pop()
+            if name in self._convs:
+                images = args[0] if args else kwargs["input"]
+                self._found.calls[name].append(ConvCall(tuple(images.shape), tuple(output.shape)))
+
+        return leave
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        running = self._running[-1]
+        owners = {self._owners.get(leaf.data_ptr()) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        outside = {owner for owner in owners if owner is not None and owner != running}
+        self._found.read_outside |= outside
+        is_convolution = func.overloadpacket is torch.ops.aten.convolution
+        # A conv whose own weight is used elsewhere is named for that; it is not an unknown one besides.
+        if is_convolution and running not in self._convs and not outside:
+            self._found.loose[running] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def _mac_counter() -> FlopCounterMode:
+    """The library's counter, and what it lacks: matrix times vector, and attention as the CPU computes it."""
+    aten = torch.ops.aten
+    return FlopCounterMode(
+        display=False,
+        custom_mapping={
+            aten.mv: _mv_flops,
+            aten.addmv: lambda _bias, matrix, *_, **__: _mv_flops(matrix),
+            aten.dot: _mv_flops,
+            aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,  # noqa: SLF001  # torch's own name
+        },
+    )
+
+
+def _mv_flops(matrix_shape: Sequence[int], *_: Any, **__: Any) -> int:
+    return _FLOPS_PER_MAC * int(torch.Size(matrix_shape).numel())
+
+
+def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]  # torch leaves it untyped
+
+
+@contextmanager
+def _decomposed_attention() -> Iterator[None]:
+    """Keeps nn.MultiheadAttention from its fused inference path, whose matrix products nobody could count."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _check_output(output: object, shape: str) -> None:
+    leaves = tree_leaves(output)
+    strange = [f" holding a {type(leaf).__name__}" for leaf in leaves if not isinstance(leaf, Tensor)]
+    if strange or not leaves:
+        holding = strange[0] if leaves and leaves[0] is not output else ""
+        raise UserInputError(
+            f"--input {shape}: the model returned a {type(output).__name__}{holding}; expected a tensor, or a tuple, "
+            f"list or dict of tensors; wrap the model in one that returns only these"
+        )

@@ -1,0 +1,187 @@
+"""Weights files into a module: ``.safetensors``, ``.pt``, ``.pth``, ``.th`` and ``.npz``."""
+
+import difflib
+import pickle
+import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from kronexport.errors import UserInputError
+
+_LISTED = 5
+_PARALLEL_PREFIX = "module."  # what nn.DataParallel puts before every name
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Copies the tensors of a weights file into ``module``, cast to the type of each parameter.
+
+    The file holds a state dict, or a mapping with one under ``state_dict``; names that all begin with ``module.``
+    (nn.DataParallel) lose it. Pickles are read with ``weights_only=True``: no code of the file is run.
+
+    Raises:
+        UserInputError: the file cannot be read or holds no state dict, or its names and shapes are not those of
+            ``module``; up to five of each kind are listed.
+    """
+    state = _without_parallel_prefix(read_state_dict(path), module.state_dict().keys())
+    _check_shapes(state, module, path)
+    missing, unexpected = _load(module, state, path)
+    problems = [*_listed_missing(missing, unexpected, module), *_listed_unexpected(unexpected, missing, state)]
+    if problems:
+        raise UserInputError(
+            "\n".join([f"{path}: its names are not those of the model:", *problems])
+            + "\nGive the weights of this very architecture, or the factory that made them."
+        )
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Names and CPU tensors of a weights file, as they are stored.
+
+    Raises:
+        UserInputError: unknown suffix, unreadable file, refused pickle, or no state dict in it.
+    """
+    reader = _READERS.get(path.suffix)
+    if reader is None:
+        raise UserInputError(f"{path}: weights of type {path.suffix!r} cannot be read; give {', '.join(_READERS)}")
+    if not path.is_file():
+        raise UserInputError(f"{path}: there is no such weights file")
+    try:
+        content = reader(path)
+    except OSError as error:
+        raise UserInputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except pickle.UnpicklingError as error:
+        raise UserInputError(
+            f"{path}: is refused: it holds Python objects besides tensors, or is damaged ({_first_line(error)}); "
+            f"save the weights alone: torch.save(model.state_dict(), 'weights.pt') or a .safetensors file"
+        ) from error
+    except (RuntimeError, ValueError, EOFError, KeyError, zipfile.BadZipFile, safetensors.SafetensorError) as error:
+        raise UserInputError(
+            f"{path}: is not a readable {path.suffix} file of weights ({_first_line(error)}); save it again"
+        ) from error
+    return _state_dict_in(content, path)
+
+
+def check_finite(module: nn.Module, place: str) -> None:
+    """Raises UserInputError if a parameter or a running statistic has a NaN or an infinity, or a buffer a NaN.
+
+    Infinity in other buffers is let be: attention masks hold it on purpose.
+    """
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if not (tensor.is_floating_point() or tensor.is_complex()):
+            continue
+        is_mask_like = not isinstance(tensor, nn.Parameter) and not name.rpartition(".")[2].startswith("running_")
+        nans = int(tensor.isnan().sum())
+        infinities = 0 if is_mask_like else int(tensor.isinf().sum())
+        if nans or infinities:
+            raise UserInputError(
+                f"{place}: {name} has {nans} NaN and {infinities} infinite of {tensor.numel()} values; expected finite "
+                f"numbers; take a checkpoint from before the training diverged"
+            )
+
+
+def _read_torch(path: Path) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _read_safetensors(path: Path) -> Any:
+    return safetensors.torch.load_file(path)
+
+
+def _read_npz(path: Path) -> Any:
+    # numpy leaves the file open when it fails, so it is given an open one.
+    with path.open("rb") as stream:
+        archive = np.load(stream, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise ValueError("it is a single array without a name")  # noqa: TRY004  # the file's fault, not the type's
+        return {name: torch.from_numpy(np.asarray(archive[name])) for name in archive.files}
+
+
+_READERS: dict[str, Callable[[Path], Any]] = {
+    ".safetensors": _read_safetensors,
+    ".pt": _read_torch,
+    ".pth": _read_torch,
+    ".th": _read_torch,
+    ".npz": _read_npz,
+}
+
+
+def _state_dict_in(content: Any, path: Path) -> dict[str, Tensor]:
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if isinstance(content, Mapping) and content and all(isinstance(value, Tensor) for value in content.values()):
+        return {str(name): tensor for name, tensor in content.items()}
+    found = f"the keys {_names(map(str, content))}" if isinstance(content, Mapping) else f"a {type(content).__name__}"
+    raise UserInputError(
+        f"{path}: holds {found}; expected a state dict (name: tensor), or one under the key 'state_dict'; "
+        f"save torch.save(model.state_dict(), 'weights.pt')"
+    )
+
+
+def _without_parallel_prefix(state: dict[str, Tensor], own: Iterable[str]) -> dict[str, Tensor]:
+    model_has_it = all(name.startswith(_PARALLEL_PREFIX) for name in own)
+    if model_has_it or not all(name.startswith(_PARALLEL_PREFIX) for name in state):
+        return state
+    return {name.removeprefix(_PARALLEL_PREFIX): tensor for name, tensor in state.items()}
+
+
+def _check_shapes(state: Mapping[str, Tensor], module: nn.Module, path: Path) -> None:
+    own = {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
+    wrong = [
+        f"  {name}: got {_shape(state[name])}, expected {_shape(value)}"
+        for name, value in own.items()
+        if name in state and state[name].shape != value.shape
+    ]
+    if wrong:
+        raise UserInputError(
+            "\n".join([f"{path}: {len(wrong)} tensors have another shape than in the model:", *_first(wrong)])
+            + "\nGive the weights of this very architecture (width, number of classes, input channels)."
+        )
+
+
+def _load(module: nn.Module, state: dict[str, Tensor], path: Path) -> tuple[list[str], list[str]]:
+    """Loads what fits; the missing and the unexpected names, as the module itself sees them."""
+    try:
+        result = module.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise UserInputError(f"{path}: the model refuses these weights ({_first_line(error)})") from error
+    return list(result.missing_keys), list(result.unexpected_keys)
+
+
+def _listed_missing(missing: Sequence[str], unexpected: Sequence[str], module: nn.Module) -> list[str]:
+    own = module.state_dict()
+    lines = [f"  {name} {_shape(own.get(name))}{_near(name, unexpected, 'the file has')}" for name in missing]
+    return [f"{len(missing)} missing in the file:", *_first(lines)] if missing else []
+
+
+def _listed_unexpected(unexpected: Sequence[str], missing: Sequence[str], state: Mapping[str, Tensor]) -> list[str]:
+    lines = [f"  {name} {_shape(state.get(name))}{_near(name, missing, 'the model has')}" for name in unexpected]
+    return [f"{len(unexpected)} unknown to the model:", *_first(lines)] if unexpected else []
+
+
+def _near(name: str, others: Sequence[str], owner: str) -> str:
+    close = difflib.get_close_matches(name, others, n=1, cutoff=0.6)
+    return f" ({owner} {close[0]})" if close else ""
+
+
+def _first(lines: Sequence[str]) -> list[str]:
+    rest = len(lines) - _LISTED
+    return [*lines[:_LISTED], *([f"  and {rest} more"] if rest > 0 else [])]
+
+
+def _names(names: Iterable[str]) -> str:
+    listed = list(names)
+    return ", ".join([repr(name) for name in listed[:_LISTED]] + (["..."] if len(listed) > _LISTED else []))
+
+
+def _shape(value: object) -> str:
+    return str(list(value.shape)) if isinstance(value, Tensor) else ""
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).strip().splitlines()[0]
