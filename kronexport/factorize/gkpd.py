@@ -1,0 +1,101 @@
+"""Generalized Kronecker product decomposition (Hameed et al., AAAI 2022): W = sum_r A_r (x) B_r.
+
+The rearrangement of Van Loan and Pitsianis turns the best sum of R Kronecker products into a truncated SVD:
+
+    M[(f1 c1 i1 j1), (f2 c2 i2 j2)] = W[f1 F2 + f2, c1 C2 + c2, i1 K2 + i2, j1 L2 + j2]
+    min ||W - sum_r A_r (x) B_r||^2 = sum over r > R of s_r(M)^2
+"""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kronexport.errors import UserInputError
+from kronexport.factorize.network import KroneckerNetwork
+from kronexport.records import FactorShape, Structure
+
+Size4 = tuple[int, int, int, int]
+
+
+def gkpd_structure(outer: Size4, inner: Size4, rank: int) -> Structure:
+    """The structure sum over ``rank`` terms of A (x) B with A of size ``outer`` = (f, c, h, w), B of size ``inner``."""
+    return Structure("gkpd", (rank,), (FactorShape("a", *outer), FactorShape("a", *inner)))
+
+
+def divisors(number: int) -> tuple[int, ...]:
+    """All positive divisors, ascending."""
+    return tuple(d for d in range(1, number + 1) if number % d == 0)
+
+
+def divisor_structures(weight_shape: Size4) -> Iterator[Structure]:
+    """Every GKPD structure of rank 1 of a weight [F, C, kh, kw], but the two in which a factor is a scalar."""
+    filters, channels, height, width = weight_shape
+    for f, c, h, w in itertools.product(*(divisors(size) for size in weight_shape)):
+        outer, inner = (f, c, h, w), (filters // f, channels // c, height // h, width // w)
+        if max(outer) > 1 and max(inner) > 1:
+            yield gkpd_structure(outer, inner, 1)
+
+
+def max_rank(structure: Structure) -> int:
+    """The rank at which the structure holds any weight exactly."""
+    outer, inner = structure.factors
+    return int(min(np.prod(outer.size), np.prod(inner.size)))
+
+
+def rearrange(weight: NDArray[Any], structure: Structure) -> NDArray[Any]:
+    """M of the module's docstring: [F1 C1 K1 L1, F2 C2 K2 L2].
+
+    Raises:
+        UserInputError: the factor sizes do not multiply to the weight's shape.
+    """
+    if structure.weight_shape != weight.shape:
+        raise UserInputError(
+            f"GKPD: {structure} makes a weight {structure.weight_shape}, the given one is {weight.shape}; "
+            "each factor size must divide the weight's size in its mode"
+        )
+    outer, inner = structure.factors
+    split = weight.reshape([size for pair in zip(outer.size, inner.size, strict=True) for size in pair])
+    return split.transpose(0, 2, 4, 6, 1, 3, 5, 7).reshape(int(np.prod(outer.size)), -1)
+
+
+def gkpd(weight: NDArray[Any], structure: Structure) -> KroneckerNetwork:
+    """The best weight-only factors for one GKPD structure, singular values split evenly between both sides.
+
+    Args:
+        weight: [F, C, kh, kw], finite.
+        structure: two factors sharing the rank axis ``a``.
+
+    Returns:
+        A network with the weight's dtype; ||W - to_dense()||^2 is the sum of the squared singular values cut off.
+
+    Raises:
+        UserInputError: the structure does not fit the weight, or its rank is above ``max_rank``.
+    """
+    (rank,), (outer, inner) = structure.ranks, structure.factors
+    if rank > max_rank(structure):
+        raise UserInputError(f"GKPD: rank {rank} for {structure}, at most {max_rank(structure)} can be told apart")
+    left, values, right = np.linalg.svd(rearrange(weight.astype(np.float64), structure), full_matrices=False)
+    root = np.sqrt(values[:rank])
+    factors = (
+        (left[:, :rank] * root).T.reshape(rank, *outer.size).astype(weight.dtype),
+        (right[:rank] * root[:, None]).reshape(rank, *inner.size).astype(weight.dtype),
+    )
+    return KroneckerNetwork(structure, factors)
+
+
+def squared_errors(weight: NDArray[Any], structure: Structure, ranks: int) -> NDArray[np.float64]:
+    """||W - W^||^2 / ||W||^2 at rank 1 ... ``ranks``, from the eigenvalues of the smaller Gram matrix.
+
+    Good to about 1e-6: enough to choose by; the error that is reported comes from ``to_dense``.
+    """
+    matrix = rearrange(weight.astype(np.float32), structure)
+    if matrix.shape[0] > matrix.shape[1]:
+        matrix = matrix.T
+    energies = np.linalg.eigvalsh(matrix @ matrix.T)[::-1][:ranks].astype(np.float64)
+    total = float(np.sum(np.square(weight, dtype=np.float64)))
+    if total == 0:
+        return np.zeros(len(energies))
+    return np.clip(1 - np.cumsum(energies) / total, 0.0, 1.0)

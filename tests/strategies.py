@@ -1,0 +1,78 @@
+"""Hypothesis strategies for the algebra: structures of every method, geometries, and layers made of both."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from hypothesis import strategies as st
+
+from kronexport.factorize.network import KroneckerNetwork
+from kronexport.records import ConvGeometry, FactorShape, Pair, Structure
+
+RANK_AXES = {
+    "gkpd": ("a", "a"),
+    "sekron3": ("a", "ab", "ab"),
+    "sekron4": ("a", "ab", "abc", "abc"),
+    "cp": ("a", "a", "a"),
+    "tucker2": ("a", "b", "ab"),
+    "tt": ("a", "ab", "b"),
+    "tr": ("ca", "ab", "bc"),
+}
+"""Rank axes of each factor; every factor here may also carry channels and a kernel, which is the general case."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A network, how it walks over its input, and the size of that input."""
+
+    network: KroneckerNetwork
+    geometry: ConvGeometry
+    batch: int
+    input_size: Pair
+
+
+def factor_shapes(rank_axes: str, channels: int, kernel: int) -> st.SearchStrategy[FactorShape]:
+    """One factor with at most ``channels`` filters and channels and a kernel of at most ``kernel``."""
+    size = st.integers(1, channels)
+    width = st.integers(1, kernel)
+    return st.builds(FactorShape, st.just(rank_axes), size, size, width, width)
+
+
+@st.composite
+def structures(draw: st.DrawFn, channels: int = 4, rank: int = 3) -> Structure:
+    """A structure of any method in ``RANK_AXES``, kernel at most 7, odd and prime channel counts included."""
+    method = draw(st.sampled_from(sorted(RANK_AXES)))
+    axes = RANK_AXES[method]
+    kernel = 7 if len(axes) == 2 else 3
+    factors: list[FactorShape] = []
+    for letters in axes:
+        room = kernel // max(1, math.prod(max(factor.h, factor.w) for factor in factors))
+        factors.append(draw(factor_shapes(letters, channels, max(1, room))))
+    count = len(set("".join(axes)))
+    ranks = draw(st.lists(st.integers(1, rank), min_size=count, max_size=count))
+    return Structure(method, tuple(ranks), tuple(factors))
+
+
+@st.composite
+def layers(draw: st.DrawFn) -> Layer:
+    """A layer with stride, unequal padding and dilation whose output is not empty."""
+    structure = draw(structures())
+    kernel = structure.weight_shape[2:]
+    stride, dilation = draw(_pairs(3)), draw(_pairs(2))
+    pads = draw(st.tuples(*[st.integers(0, 3)] * 4))
+    geometry = ConvGeometry(kernel, stride, pads, dilation)
+    least = [max(1, dilation[axis] * (kernel[axis] - 1) + 1 - pads[axis] - pads[axis + 2]) for axis in (0, 1)]
+    size = draw(st.integers(0, 5)), draw(st.integers(0, 5))
+    network = random_network(structure, draw(st.integers(0, 2**32 - 1)))
+    return Layer(network, geometry, draw(st.integers(1, 2)), (least[0] + size[0], least[1] + size[1]))
+
+
+def random_network(structure: Structure, seed: int) -> KroneckerNetwork:
+    """Standard normal factors, float32."""
+    generator = np.random.default_rng(seed)
+    shapes = [structure.factor_shape(k) for k in range(len(structure.factors))]
+    return KroneckerNetwork(structure, tuple(generator.standard_normal(shape).astype(np.float32) for shape in shapes))
+
+
+def _pairs(most: int) -> st.SearchStrategy[Pair]:
+    return st.tuples(st.integers(1, most), st.integers(1, most))
