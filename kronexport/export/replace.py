@@ -1,0 +1,73 @@
+"""A model with its convolutions replaced by KroneckerConv2d, and the factors as a file."""
+
+import copy
+import json
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import nn
+
+from kronexport.export.module import KroneckerConv2d
+from kronexport.factorize.network import relative_error
+from kronexport.files import atomic_write
+from kronexport.records import Plan
+
+
+def site_weights(model: nn.Module, sites: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:
+    """Weight [F, C, kh, kw] of each named conv."""
+    return {site: _conv(model, site).weight.detach().numpy() for site in sites}
+
+
+def factorized(model: nn.Module, plan: Plan) -> nn.Module:
+    """A copy of ``model`` in which every planned site is a KroneckerConv2d: GKPD of its weight.
+
+    Sites that the plan leaves dense are copied as they are.
+    """
+    replaced = copy.deepcopy(model)
+    for choice in plan.sites:
+        if choice.structure is not None:
+            module = KroneckerConv2d.from_conv(_conv(replaced, choice.site), choice.structure, choice.site)
+            replaced.set_submodule(choice.site, module, strict=True)
+    return replaced.eval()
+
+
+def kronecker_modules(model: nn.Module) -> dict[str, KroneckerConv2d]:
+    """The factorized sites by name, in the model's order."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, KroneckerConv2d)}
+
+
+def weight_errors(dense: nn.Module, model: nn.Module) -> dict[str, float]:
+    """||W - W^|| / ||W|| of every factorized site."""
+    return {
+        site: relative_error(_conv(dense, site).weight.detach().numpy(), module.network().to_dense())
+        for site, module in kronecker_modules(model).items()
+    }
+
+
+def save_factors(model: nn.Module, path: Path) -> None:
+    """All factors as safetensors, keys ``SITE.factors.K``; the structures as JSON in the metadata ``structures``."""
+    modules = kronecker_modules(model)
+    tensors = {
+        f"{site}.factors.{k}": factor.detach().contiguous()
+        for site, module in modules.items()
+        for k, factor in enumerate(module.factors)
+    }
+    structures = {
+        site: {
+            "method": module.structure.method,
+            "ranks": module.structure.ranks,
+            "factors": [[factor.rank_axes, *factor.size] for factor in module.structure.factors],
+        }
+        for site, module in modules.items()
+    }
+    with atomic_write(path) as aside:
+        save_file(tensors, aside, metadata={"structures": json.dumps(structures)})
+
+
+def _conv(model: nn.Module, site: str) -> nn.Conv2d:
+    conv = model.get_submodule(site)
+    if not isinstance(conv, nn.Conv2d):
+        raise TypeError(f"{site}: a {type(conv).__name__}, expected nn.Conv2d")
+    return conv

@@ -1,0 +1,95 @@
+"""KroneckerConv2d: computes what its factors say, trains, and exports as one operator."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from torch import nn
+
+from kronexport.errors import UserInputError
+from kronexport.export.module import KroneckerConv2d
+from kronexport.export.onnx_export import export_onnx
+from kronexport.export.operator import is_kronecker, read_node
+from kronexport.factorize.gkpd import gkpd_structure
+from kronexport.records import InputSpec
+from tests.strategies import Layer, layers
+
+FULL = gkpd_structure((4, 2, 3, 1), (2, 3, 1, 3), 18)
+
+
+@settings(max_examples=40, deadline=None)
+@given(layers())
+def test_it_is_the_convolution_by_to_dense(layer: Layer) -> None:
+    """Also with unequal padding, stride and dilation: equal to a conv of the padded input by the dense weight."""
+    module = KroneckerConv2d(layer.network, layer.geometry)
+    channels = layer.network.structure.weight_shape[1]
+    x = torch.from_numpy(
+        np.random.default_rng(0).standard_normal((layer.batch, channels, *layer.input_size)).astype(np.float32)
+    )
+    top, left, bottom, right = layer.geometry.pads
+    padded = nn.functional.pad(x, (left, right, top, bottom))
+    weight = torch.from_numpy(layer.network.to_dense())
+    expected = nn.functional.conv2d(padded, weight, None, layer.geometry.stride, 0, layer.geometry.dilation)
+    torch.testing.assert_close(module(x), expected, rtol=1e-4, atol=1e-4 * float(expected.detach().abs().max()))
+
+
+@pytest.mark.filterwarnings("ignore:Using padding:UserWarning")  # torch notes that it copies the input
+def test_at_full_rank_it_replaces_a_conv() -> None:
+    """from_conv keeps bias, stride, dilation and the unequal padding of padding="same" with an even kernel."""
+    torch.manual_seed(0)
+    for conv in (
+        nn.Conv2d(6, 8, 3, stride=2, padding=1, dilation=2),
+        nn.Conv2d(6, 8, (3, 3), padding="same", bias=False),
+        nn.Conv2d(6, 8, (2, 4), padding="same"),
+    ):
+        kernel = conv.kernel_size
+        structure = gkpd_structure((4, 2, kernel[0], 1), (2, 3, 1, kernel[1]), min(8 * kernel[0], 6 * kernel[1]))
+        x = torch.randn(2, 6, 11, 9)
+        torch.testing.assert_close(KroneckerConv2d.from_conv(conv, structure)(x), conv(x), rtol=1e-4, atol=1e-5)
+
+
+def test_every_factor_and_the_bias_get_gradients() -> None:
+    """It can be trained as it is."""
+    module = KroneckerConv2d.from_conv(nn.Conv2d(6, 8, 3, padding=1), FULL)
+    module(torch.randn(1, 6, 5, 5)).square().sum().backward()
+    assert [name for name, p in module.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_a_structure_that_does_not_fit_is_refused() -> None:
+    """With the sizes that came and that were expected."""
+    with pytest.raises(UserInputError, match=r"makes a weight \(8, 6, 3, 3\), the given one is \(8, 5, 3, 3\)"):
+        KroneckerConv2d.from_conv(nn.Conv2d(5, 8, 3), FULL)
+
+
+def test_the_export_holds_one_operator_node_that_says_everything() -> None:
+    """Structure, ranks, geometry and site can be read back from the node."""
+    conv = nn.Conv2d(6, 8, 3, stride=(2, 1), padding=(1, 0), dilation=(1, 2))
+    module = KroneckerConv2d.from_conv(conv, FULL, site="block.conv")
+    model = export_onnx(nn.Sequential(module, nn.ReLU()), InputSpec("image", (1, 6, 12, 10)))
+    (node,) = [node for node in model.graph if is_kronecker(node)]
+    meaning = read_node(node)
+    assert (meaning.site, meaning.structure, meaning.geometry) == ("block.conv", FULL, module.geometry)
+    assert model.graph.inputs[0].name == "image"
+    assert node.inputs[1] is not None
+    np.testing.assert_array_equal(node.inputs[1].const_value.numpy(), conv.bias.detach().numpy())  # type: ignore[union-attr]
+
+
+def test_a_layer_without_bias_exports_zeros() -> None:
+    """The operator always has B; the module counts no parameter for it."""
+    module = KroneckerConv2d.from_conv(nn.Conv2d(6, 8, 3, bias=False), FULL)
+    assert sum(p.numel() for p in module.parameters()) == FULL.params
+    model = export_onnx(module, InputSpec("x", (1, 6, 5, 5)))
+    (node,) = [node for node in model.graph if is_kronecker(node)]
+    assert node.inputs[1] is not None
+    assert not node.inputs[1].const_value.numpy().any()  # type: ignore[union-attr]
+
+
+def test_a_model_that_cannot_be_traced_is_a_user_error() -> None:
+    """The error names the model and what torch said."""
+
+    class Branching(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(UserInputError, match="cannot trace Branching"):
+        export_onnx(Branching(), InputSpec("x", (1, 3, 4, 4)))
