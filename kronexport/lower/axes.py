@@ -1,0 +1,142 @@
+"""The axis model: convolution by a Kronecker network as a chain of contractions (docs/lowering.md).
+
+The image starts with the axes ``n c1 .. cS h w`` and ends with ``n f1 .. fS h w``. Factors are contracted one at a
+time, in any order; contracting factor k is a convolution by A_k whose dilation is the layer's times the kernel
+sizes of all factors after k. At that step each axis that is not spatial plays one of four roles:
+
+    contracted   c_k, and rank axes made before and not needed later     input channels
+    produced     f_k, and rank axes first seen here and needed later     output channels
+    diagonal     rank axes of A_k made before and needed later           groups, weights differ
+    spectator    every other axis alive                                  placed: see forms.py
+
+A rank axis that only this factor has is summed into its weight beforehand. Axes of size 1 do not exist.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from kronexport.records import ConvGeometry, Pads, Pair, Structure
+
+BATCH_AXIS = "n"
+
+
+def axis_sizes(structure: Structure) -> dict[str, int]:
+    """Size of every axis but the batch: ``f1 c1 ... fS cS`` and the rank axes by their letter.
+
+    Rank letters are prefixed by ``r`` so that rank axis ``c`` is not mistaken for a channel axis.
+    """
+    sizes = {rank_axis(letter): size for letter, size in structure.rank_sizes.items()}
+    for k, factor in enumerate(structure.factors, 1):
+        sizes[f"f{k}"], sizes[f"c{k}"] = factor.f, factor.c
+    return sizes
+
+
+def rank_axis(letter: str) -> str:
+    """The axis of a rank letter."""
+    return f"r{letter}"
+
+
+@dataclass(frozen=True, slots=True)
+class Contraction:
+    """One step: factor ``factor`` (from 0) applied to an image that has the axes of all roles but produced."""
+
+    factor: int
+    contracted: frozenset[str]
+    produced: frozenset[str]
+    diagonal: frozenset[str]
+    spectators: frozenset[str]
+    geometry: ConvGeometry
+    input_size: Pair
+
+    @property
+    def output_size(self) -> Pair:
+        return self.geometry.output_size(self.input_size)
+
+
+def contractions(
+    structure: Structure, geometry: ConvGeometry, input_size: Pair, order: tuple[int, ...]
+) -> tuple[Contraction, ...]:
+    """The steps of contracting the factors in ``order`` (indices from 0), image size tracked along.
+
+    Args:
+        structure: the network; its kernel is ``geometry.kernel``.
+        geometry: of the whole layer.
+        input_size: (height, width) of the layer's input.
+        order: a permutation of the factor indices.
+    """
+    sizes = axis_sizes(structure)
+    ranks_of = [{rank_axis(letter) for letter in factor.rank_axes} for factor in structure.factors]
+    alive = {f"c{k + 1}" for k in order if sizes[f"c{k + 1}"] > 1}
+    geometries = _step_geometries(structure, geometry, order)
+    steps: list[Contraction] = []
+    for position, k in enumerate(order):
+        later = {axis for other in order[position + 1 :] for axis in ranks_of[other]}
+        own = {axis for axis in ranks_of[k] if sizes[axis] > 1}
+        made = own & alive
+        contracted = ({f"c{k + 1}"} & alive) | (made - later)
+        produced = {f"f{k + 1}"} if sizes[f"f{k + 1}"] > 1 else set()
+        produced |= (own - alive) & later
+        step = Contraction(
+            factor=k,
+            contracted=frozenset(contracted),
+            produced=frozenset(produced),
+            diagonal=frozenset(made & later),
+            spectators=frozenset(alive - contracted - made),
+            geometry=geometries[position],
+            input_size=steps[-1].output_size if steps else input_size,
+        )
+        steps.append(step)
+        alive = (alive - contracted) | produced
+    return tuple(steps)
+
+
+def orders(structure: Structure) -> Iterator[tuple[int, ...]]:
+    """Every contraction order; all are exact."""
+    return itertools.permutations(range(len(structure.factors)))
+
+
+def contraction_macs(step: Contraction, sizes: dict[str, int]) -> int:
+    """Multiply-accumulates of a step at batch 1 when nothing is expanded.
+
+    Equals HW * product of contracted, produced, diagonal and spectator sizes * kernel area (SeKron, MACs_k).
+    """
+    height, width = step.output_size
+    axes = step.contracted | step.produced | step.diagonal | step.spectators
+    return height * width * math.prod(step.geometry.kernel) * math.prod(sizes[axis] for axis in axes)
+
+
+def _step_geometries(structure: Structure, geometry: ConvGeometry, order: tuple[int, ...]) -> list[ConvGeometry]:
+    """Kernel, dilation, padding and stride of each step.
+
+    Per axis all the padding sits at the first executed step whose kernel is wider than 1 and all the stride at the
+    last such one, which is where both cost least; an axis with no wide kernel takes both at the first step.
+    """
+    kernels = [structure.factors[k].size[2:] for k in order]
+    padded = [_first([kernel[axis] > 1 for kernel in kernels]) for axis in (0, 1)]
+    strided = [_last([kernel[axis] > 1 for kernel in kernels]) for axis in (0, 1)]
+    result = []
+    for position, k in enumerate(order):
+        after = structure.factors[k + 1 :]
+        stride = [geometry.stride[axis] if position == strided[axis] else 1 for axis in (0, 1)]
+        pads: Pads = (
+            geometry.pads[0] if position == padded[0] else 0,
+            geometry.pads[1] if position == padded[1] else 0,
+            geometry.pads[2] if position == padded[0] else 0,
+            geometry.pads[3] if position == padded[1] else 0,
+        )
+        dilation = (
+            geometry.dilation[0] * math.prod(factor.h for factor in after),
+            geometry.dilation[1] * math.prod(factor.w for factor in after),
+        )
+        result.append(ConvGeometry(kernels[position], (stride[0], stride[1]), pads, dilation))
+    return result
+
+
+def _first(flags: list[bool]) -> int:
+    return flags.index(True) if any(flags) else 0
+
+
+def _last(flags: list[bool]) -> int:
+    return len(flags) - 1 - flags[::-1].index(True) if any(flags) else 0

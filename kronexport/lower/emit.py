@@ -1,0 +1,150 @@
+"""A form with its numbers: weights for each step, and the ONNX nodes of the whole chain."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from kronexport.export.operator import conv_attributes
+from kronexport.factorize.network import KroneckerNetwork
+from kronexport.lower.axes import BATCH_AXIS, rank_axis
+from kronexport.lower.forms import Axes, Form, Step, natural_axes
+from kronexport.records import Pair
+
+
+class Emitter:
+    """Writes the nodes of one site: a Conv a step, Reshape and Transpose between them where a form needs them.
+
+    Nodes and initializers are named after the site. ``scale`` [F] (a BatchNorm's, or None) multiplies the output
+    before ``shift`` [F] is added; a form that does not absorb both refuses a scale.
+    """
+
+    def __init__(self, form: Form, network: KroneckerNetwork, site: str) -> None:
+        self.form = form
+        self.network = network
+        self.site = site
+        self.dtype = network.factors[0].dtype
+        self.tape = ir.tape.Tape()
+        self.count = 0
+
+    def emit(self, x: ir.Value, scale: NDArray[Any] | None, shift: NDArray[Any]) -> ir.Value:
+        """Append the chain to ``self.tape``; returns its output [N, F, H', W']."""
+        if scale is not None and not self.form.absorbs_affine:
+            raise ValueError(f"{self.site}: form {self.form.name} cannot absorb a scale")
+        if not self.form.steps:
+            return self._emit_dense(x, scale, shift)
+        value, size = x, self.form.input_size
+        for index, step in enumerate(self.form.steps):
+            value = self._rearrange(value, step.transpose_from, step.source, size)
+            value = self._reshape(value, self._image((*step.groups, *step.inputs), size))
+            weight = self._weight(step)
+            bias = None
+            if index == len(self.form.steps) - 1:
+                weight, bias = self._affine(step, weight, scale, shift)
+            value = self._conv(value, weight, bias, step)
+            size = step.contraction.output_size
+        value = self._rearrange(value, self.form.final_transpose_from, self.form.output_axes, size)
+        value = self._reshape(value, [-1, self.form.channels(self.form.output_axes), *size])
+        if not self.form.absorbs_affine and np.any(shift):
+            value = self._op("Add", [value, self._constant("bias", shift.reshape(1, -1, 1, 1))], {})
+        return value
+
+    def _emit_dense(self, x: ir.Value, scale: NDArray[Any] | None, shift: NDArray[Any]) -> ir.Value:
+        weight = self._exact_network().to_dense()
+        if scale is not None:
+            weight = weight * scale.reshape(-1, 1, 1, 1)
+        inputs = [x, self._constant("weight", weight), self._constant("bias", shift)]
+        return self._op("Conv", inputs, conv_attributes(self.form.geometry, group=1))
+
+    def _exact_network(self) -> KroneckerNetwork:
+        return KroneckerNetwork(
+            self.network.structure, tuple(factor.astype(np.float64) for factor in self.network.factors)
+        )
+
+    def _weight(self, step: Step) -> NDArray[np.float64]:
+        """The factor as [groups..., outputs..., inputs..., h, w]: summed, permuted, repeated over spectators."""
+        k = step.contraction.factor
+        shape = self.network.structure.factors[k]
+        own = [rank_axis(letter) for letter in shape.rank_axes] + [f"f{k + 1}", f"c{k + 1}"]
+        wanted = [*step.groups, *step.outputs, *step.inputs]
+        factor = self.network.factors[k].astype(np.float64)
+        unused = tuple(position for position, axis in enumerate(own) if axis not in wanted)
+        factor = factor.sum(axis=unused)
+        kept = [axis for axis in own if axis in wanted]
+        factor = factor.transpose(*(kept.index(axis) for axis in wanted if axis in kept), -2, -1)
+        sizes = [self.form.sizes[axis] for axis in wanted]
+        ones = [size if axis in kept else 1 for axis, size in zip(wanted, sizes, strict=True)]
+        return np.broadcast_to(factor.reshape(*ones, *factor.shape[-2:]), (*sizes, *factor.shape[-2:]))
+
+    def _affine(
+        self, step: Step, weight: NDArray[np.float64], scale: NDArray[Any] | None, shift: NDArray[Any]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+        """Scale the last weight and order the bias as its output channels are; no bias if they are in the batch."""
+        if not self.form.absorbs_affine:
+            return weight, None
+        channels = (*step.groups, *step.outputs)
+        natural = [axis for axis in natural_axes(self.form.structure, "f") if axis != BATCH_AXIS]
+        order = [natural.index(axis) for axis in channels]
+
+        def reorder(values: NDArray[Any]) -> NDArray[np.float64]:
+            sizes = [self.form.sizes[axis] for axis in natural]
+            return values.astype(np.float64).reshape(sizes).transpose(order)
+
+        if scale is not None:
+            ordered = reorder(scale)
+            weight = weight * ordered.reshape(*ordered.shape, *(1 for _ in range(weight.ndim - ordered.ndim)))
+        return weight, reorder(shift).reshape(-1)
+
+    def _conv(self, x: ir.Value, weight: NDArray[np.float64], bias: NDArray[np.float64] | None, step: Step) -> ir.Value:
+        groups = self.form.channels(step.groups)
+        rows = groups * self.form.channels(step.outputs)
+        flat = np.ascontiguousarray(weight).reshape(rows, self.form.channels(step.inputs), *weight.shape[-2:])
+        inputs = [x, self._constant(f"step{self.count}.weight", flat)]
+        if bias is not None:
+            inputs.append(self._constant("bias", bias))
+        attributes = conv_attributes(step.contraction.geometry, groups)
+        return self._op("Conv", inputs, attributes, [-1, rows, *step.contraction.output_size])
+
+    def _rearrange(self, x: ir.Value, before: Axes | None, after: Axes, size: Pair) -> ir.Value:
+        if before is None:
+            return x
+        x = self._reshape(x, [*(self._size(axis) for axis in before), *size])
+        permutation = [*(before.index(axis) for axis in after), len(before), len(before) + 1]
+        shape = [*(self._size(axis) for axis in after), *size]
+        return self._op("Transpose", [x], {"perm": permutation}, shape)
+
+    def _image(self, channels: Axes, size: Pair) -> list[int]:
+        return [-1, self.form.channels(channels), *size]
+
+    def _size(self, axis: str) -> int:
+        return -1 if axis == BATCH_AXIS else self.form.sizes[axis]
+
+    def _reshape(self, x: ir.Value, shape: list[int]) -> ir.Value:
+        """Reshape unless the value has that shape already."""
+        if x.shape is not None and _same_shape(x.shape, shape):
+            return x
+        target = self._constant(f"shape{self.count}", np.array(shape, np.int64))
+        return self._op("Reshape", [x, target], {}, shape)
+
+    def _constant(self, name: str, array: NDArray[Any]) -> ir.Value:
+        if array.dtype != np.int64:
+            array = array.astype(self.dtype)
+        return self.tape.initializer(ir.tensor(np.ascontiguousarray(array)), name=f"{self.site}/{name}")
+
+    def _op(
+        self, op_type: str, inputs: Sequence[ir.Value], attributes: dict[str, Any], shape: Sequence[int] | None = None
+    ) -> ir.Value:
+        name = f"{self.site}/{self.count}.{op_type}"
+        self.count += 1
+        output = self.tape.op(op_type, inputs, attributes, name=name)
+        output.name = f"{name}.out"
+        output.type = ir.TensorType(ir.DataType.from_numpy(self.dtype))
+        if shape is not None:
+            output.shape = ir.Shape([None if size == -1 else size for size in shape])
+        return output
+
+
+def _same_shape(shape: ir.Shape, wanted: list[int]) -> bool:
+    return len(shape) == len(wanted) and all(want in (have, -1) for have, want in zip(shape.dims, wanted, strict=True))

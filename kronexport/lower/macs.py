@@ -1,0 +1,44 @@
+"""Multiply-accumulates of an ONNX graph: every Conv, ConvTranspose, Gemm and MatMul at its static shapes."""
+
+import math
+
+import onnx_ir as ir
+
+from kronexport.errors import UserInputError
+
+
+def count_macs(model: ir.Model) -> int:
+    """Sum over the nodes of the main graph; needs shapes on every value that these nodes read or write.
+
+    Raises:
+        UserInputError: a shape is missing or symbolic, which names the node.
+    """
+    counters = {"Conv": _conv, "ConvTranspose": _conv_transpose, "Gemm": _gemm, "MatMul": _matmul}
+    return sum(counters[node.op_type](node) for node in model.graph if node.op_type in counters)
+
+
+def _conv(node: ir.Node) -> int:
+    weight = _dims(node, node.inputs[1])
+    return math.prod(_dims(node, node.outputs[0])) * math.prod(weight[1:])
+
+
+def _conv_transpose(node: ir.Node) -> int:
+    weight = _dims(node, node.inputs[1])
+    return math.prod(_dims(node, node.inputs[0])) * math.prod(weight[1:])
+
+
+def _gemm(node: ir.Node) -> int:
+    transposed = "transA" in node.attributes and node.attributes["transA"].as_int() == 1
+    contracted = _dims(node, node.inputs[0])[0 if transposed else 1]
+    return math.prod(_dims(node, node.outputs[0])) * contracted
+
+
+def _matmul(node: ir.Node) -> int:
+    return math.prod(_dims(node, node.outputs[0])) * _dims(node, node.inputs[0])[-1]
+
+
+def _dims(node: ir.Node, value: ir.Value | None) -> tuple[int, ...]:
+    shape = None if value is None else value.shape
+    if shape is None or not all(isinstance(size, int) for size in shape.dims):
+        raise UserInputError(f"{node.name}: shape {shape} is not static, so its MACs cannot be counted")
+    return tuple(int(str(size)) for size in shape.dims)
