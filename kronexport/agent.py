@@ -1,0 +1,961 @@
+"""Runs models where they are measured: in a fresh process here, on a board, or as ``run.py`` inside a bundle.
+
+    python agent.py JOB.json RESULT.json      one job: bench, memory or infer
+    python run.py check | bench | infer       beside a bundle's manifest.json
+
+Standard library, numpy and the runtime only, Python >= 3.6; it imports nothing of kronexport. Errors end with the
+exit codes of ``kronexport.errors``: 2 bad input, 3 missing runtime, 4 wrong numbers, 6 bundle damaged or incompatible.
+"""
+
+import argparse
+import contextlib
+import functools
+import gc
+import glob
+import hashlib
+import importlib
+import json
+import os
+import platform
+import re
+import sys
+import time
+from typing import Any, Callable, ClassVar, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+
+try:
+    import numpy as np
+except ImportError:
+    if __name__ != "__main__":
+        raise
+    sys.stderr.write("error: numpy is not installed; run: python -m pip install numpy\n")
+    sys.exit(3)
+
+EXIT_FAILURE, EXIT_INPUT, EXIT_RUNTIME, EXIT_NUMBERS, EXIT_BUNDLE, EXIT_INTERRUPTED = 1, 2, 3, 4, 6, 130
+
+BOOTSTRAP_RESAMPLES = 2000
+MIN_ROUNDS_FOR_VERDICT = 5  # fewer paired rounds may all point one way by chance
+SETTLE_SECONDS = 0.02  # worker threads of the candidate before spin for some milliseconds after its last inference
+
+Arrays = Dict[str, Any]  # name -> numpy array
+Json = Dict[str, Any]
+
+
+class Port(NamedTuple):
+    """An input of a model; an open dimension of its shape is None."""
+
+    name: str
+    shape: Tuple[Optional[int], ...]
+    dtype: str
+
+
+class AgentError(Exception):
+    """Something that the caller can act upon; ``exit_code`` is what the process ends with."""
+
+    def __init__(self, message: str, exit_code: int = EXIT_INPUT) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+# --- files ----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def write_aside(path: str) -> Iterator[Any]:
+    """A binary file that takes the name ``path`` only once it is written whole."""
+    aside = f"{path}.{os.getpid()}.part"
+    try:
+        with open(aside, "wb") as stream:
+            yield stream
+        os.replace(aside, path)
+    finally:
+        if os.path.exists(aside):
+            os.unlink(aside)
+
+
+def write_json(path: str, value: Json) -> None:
+    """Writes ``value`` as UTF-8 JSON, whole or not at all."""
+    with write_aside(path) as stream:
+        stream.write(json.dumps(value, indent=1).encode("utf-8"))
+
+
+def write_npz(path: str, arrays: Arrays) -> None:
+    """Writes ``arrays`` as .npz, whole or not at all, whatever the suffix of ``path``."""
+    with write_aside(path) as stream:
+        np.savez(stream, **arrays)
+
+
+def read_npz(path: str) -> Arrays:
+    """All arrays of an .npz; object arrays are refused, for they would run code."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, AttributeError) as error:  # AttributeError: np.load gave an array, it is an .npy
+        raise AgentError(f"{path}: not a readable .npz of plain arrays: {error}") from error
+
+
+def sha256_of(path: str) -> str:
+    """Hex digest of a file's bytes, read block by block."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+# --- sessions -------------------------------------------------------------------------------------------------
+
+
+class OnnxRuntimeSession:
+    """A model in ONNX Runtime's CPU provider: sequential, ``threads`` intra-op threads, one inter-op thread."""
+
+    DEFAULTS: ClassVar[Json] = {"graph_optimization": "all", "spinning": True}
+    LEVELS: ClassVar[Json] = {
+        "all": "ORT_ENABLE_ALL",
+        "extended": "ORT_ENABLE_EXTENDED",
+        "basic": "ORT_ENABLE_BASIC",
+        "disabled": "ORT_DISABLE_ALL",
+    }
+
+    def __init__(self, path: str, threads: int, options: Json) -> None:
+        ort: Any = _import_runtime("onnxruntime")
+        settings = ort.SessionOptions()
+        level = self.LEVELS.get(options["graph_optimization"])
+        if level is None:
+            raise AgentError(
+                f"options: graph_optimization: got {options['graph_optimization']!r}; use one of {sorted(self.LEVELS)}"
+            )
+        settings.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
+        settings.intra_op_num_threads = threads
+        settings.inter_op_num_threads = 1
+        settings.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        settings.add_session_config_entry("session.intra_op.allow_spinning", str(int(options["spinning"])))
+        session = _loaded(path, lambda: ort.InferenceSession(path, settings, providers=["CPUExecutionProvider"]))
+        self._session = session
+        self.inputs = [
+            Port(port.name, tuple(dim if isinstance(dim, int) else None for dim in port.shape), _dtype(port.type))
+            for port in session.get_inputs()
+        ]
+        self.threads = threads
+        self.outputs = [port.name for port in session.get_outputs()]
+        self.options = dict(options, providers=session.get_providers(), execution_mode="sequential", inter_op_threads=1)
+
+    def step(self, feeds: Arrays) -> Callable[[], Any]:
+        """One bare inference on ``feeds``, ready to be timed."""
+        return functools.partial(self._session.run, self.outputs, feeds)
+
+    def run(self, feeds: Arrays) -> Arrays:
+        check_feeds(self.inputs, feeds)
+        values = self._session.run(self.outputs, feeds)
+        return {name: values[index] for index, name in enumerate(self.outputs)}
+
+
+class OpenVinoSession:
+    """A model (.onnx or .xml) in OpenVINO's CPU plugin: latency mode, one stream, the precision that was asked for."""
+
+    DEFAULTS: ClassVar[Json] = {"inference_precision": "f32"}
+    RECORDED = (
+        "INFERENCE_NUM_THREADS",
+        "NUM_STREAMS",
+        "PERFORMANCE_HINT",
+        "EXECUTION_MODE_HINT",
+        "ENABLE_CPU_PINNING",
+        "ENABLE_HYPER_THREADING",
+        "SCHEDULING_CORE_TYPE",
+    )
+
+    def __init__(self, path: str, threads: int, options: Json) -> None:
+        ov: Any = _import_runtime("openvino")
+        asked = options["inference_precision"]
+        config = {
+            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": asked,
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+        }
+        compiled = _loaded(path, lambda: ov.Core().compile_model(path, "CPU", config))
+        got = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        if got != asked:
+            raise AgentError(f"{path}: OpenVINO runs in {got}, asked for {asked}; use a precision that this CPU has")
+        self._request = compiled.create_infer_request()
+        self.inputs = [
+            Port(port.any_name, _openvino_shape(port), port.element_type.to_dtype().name) for port in compiled.inputs
+        ]
+        self.threads = threads
+        self.outputs = [port.any_name for port in compiled.outputs]
+        supported = compiled.get_property("SUPPORTED_PROPERTIES")
+        self.options = {name: str(compiled.get_property(name)) for name in self.RECORDED if name in supported}
+        self.options.update(options)
+
+    def step(self, feeds: Arrays) -> Callable[[], Any]:
+        """One bare inference on ``feeds``, ready to be timed; no copies that the runtime does not need."""
+        return functools.partial(self._request.infer, feeds, share_inputs=True, share_outputs=True)
+
+    def run(self, feeds: Arrays) -> Arrays:
+        check_feeds(self.inputs, feeds)
+        values = self._request.infer(feeds)
+        return {name: np.array(values[name]) for name in self.outputs}
+
+
+SESSIONS: Dict[str, Any] = {"onnxruntime": OnnxRuntimeSession, "openvino": OpenVinoSession}
+
+
+def open_session(runtime: str, path: str, threads: int, options: Optional[Json] = None) -> Any:
+    """A loaded model with ``inputs`` [Port], ``outputs`` [name], ``threads``, ``options`` in force, ``run``, ``step``.
+
+    Args:
+        runtime: "onnxruntime" or "openvino".
+        path: The .onnx, or for OpenVINO also the .xml, to load.
+        threads: Threads of one inference; 0 leaves the number to the runtime.
+        options: Differences from the session class's DEFAULTS.
+
+    Raises:
+        AgentError: Exit code 2 for bad arguments, 3 for a missing runtime, 1 for a model that does not load.
+    """
+    _check_runtime(runtime)
+    session_class = SESSIONS[runtime]
+    unknown = sorted(set(options or {}) - set(session_class.DEFAULTS))
+    if unknown:
+        raise AgentError(f"options: {runtime} does not know {unknown}; it takes {sorted(session_class.DEFAULTS)}")
+    if threads < 0:
+        raise AgentError(f"threads: got {threads}; use 1 or more, or 0 for the runtime's own choice")
+    if not os.path.isfile(path):
+        raise AgentError(f"{path}: no such model file")
+    return session_class(path, threads, dict(session_class.DEFAULTS, **(options or {})))
+
+
+def runtime_version(runtime: str) -> str:
+    """The version the runtime itself tells, build suffix included; AgentError with exit code 3 if it is missing."""
+    return str(_import_runtime(runtime).__version__)
+
+
+def check_feeds(inputs: Sequence[Any], feeds: Arrays) -> None:
+    """AgentError unless ``feeds`` has exactly the model's inputs, each of its shape and dtype."""
+    names = [port.name for port in inputs]
+    if sorted(feeds) != sorted(names):
+        raise AgentError(f"inputs: got {sorted(feeds)}; the model takes {sorted(names)}")
+    for port in inputs:
+        shape, dtype = feeds[port.name].shape, feeds[port.name].dtype.name
+        fits = len(shape) == len(port.shape) and all(
+            port.shape[axis] in (None, size) for axis, size in enumerate(shape)
+        )
+        if not fits or dtype != port.dtype:
+            raise AgentError(
+                f"input {port.name}: got {dtype} {list(shape)}; the model takes {port.dtype} {list(port.shape)}"
+            )
+
+
+def infer(session: Any, feeds: Arrays) -> Arrays:
+    """Outputs for any number of samples: a model of fixed batch N takes them N at a time."""
+    port = session.inputs[0]
+    samples = feeds[port.name].shape[0] if port.name in feeds and feeds[port.name].ndim else None
+    batch = port.shape[0] if port.shape else None
+    if samples is None or batch is None or samples <= batch:
+        return dict(session.run(feeds))
+    if samples % batch:
+        raise AgentError(
+            f"input {port.name}: got {samples} samples; the model takes a multiple of its batch of {batch}"
+        )
+    parts = [
+        session.run({name: array[start : start + batch] for name, array in feeds.items()})
+        for start in range(0, samples, batch)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in session.outputs}
+
+
+def _check_runtime(name: str) -> None:
+    if name not in SESSIONS:
+        raise AgentError(f"runtime: got {name!r}; use one of {sorted(SESSIONS)}")
+
+
+def _import_runtime(name: str) -> Any:
+    _check_runtime(name)  # a job or a manifest must not make this file import just anything
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise AgentError(
+            f"{name} is not installed ({error}); run: python -m pip install {name}", EXIT_RUNTIME
+        ) from error
+
+
+def _loaded(path: str, load: Callable[[], Any]) -> Any:
+    try:
+        return load()
+    except Exception as error:  # each runtime raises classes of its own
+        raise AgentError(f"{path}: the runtime cannot load this model: {error}", EXIT_FAILURE) from error
+
+
+def _dtype(ort_type: str) -> str:
+    """The numpy name of ONNX Runtime's type, as float32 of tensor(float)."""
+    name = ort_type[len("tensor(") : -1]
+    return {"float": "float32", "double": "float64"}.get(name, name)
+
+
+def _openvino_shape(port: Any) -> Tuple[Optional[int], ...]:
+    return tuple(None if dim.is_dynamic else dim.get_length() for dim in port.partial_shape)
+
+
+# --- statistics -----------------------------------------------------------------------------------------------
+
+
+def latency_stats(samples_ms: Sequence[float]) -> Json:
+    """n, min, mean, std (n - 1; 0 for one sample) and linearly interpolated percentiles, nothing dropped."""
+    values = np.asarray(samples_ms, dtype=np.float64)
+    p50, p90, p95, p99 = np.percentile(values, [50, 90, 95, 99])
+    return {
+        "n": len(values),
+        "min": float(values.min()),
+        "mean": float(values.mean()),
+        "std": float(values.std(ddof=1)) if len(values) > 1 else 0.0,
+        "p50": float(p50),
+        "p90": float(p90),
+        "p95": float(p95),
+        "p99": float(p99),
+    }
+
+
+def paired_speedup(baseline: Sequence[Sequence[float]], candidate: Sequence[Sequence[float]], seed: int = 0) -> Json:
+    """Median over rounds of (baseline's median / candidate's median), with a bootstrap 95 % interval over rounds.
+
+    The two of a pair ran within one round, so that what slows the machine for longer than a round falls on both; the
+    round, not the inference, is resampled, because inferences of one round are not independent.
+
+    Args:
+        baseline: Milliseconds, one list a round.
+        candidate: The same, with as many rounds.
+        seed: Of the bootstrap.
+    """
+    ratios = np.array([np.median(samples) / np.median(candidate[turn]) for turn, samples in enumerate(baseline)])
+    random = np.random.RandomState(seed)  # not Generator: a board's numpy may be older
+    resampled = ratios[random.randint(0, len(ratios), (BOOTSTRAP_RESAMPLES, len(ratios)))]
+    low, high = (float(bound) for bound in np.percentile(np.median(resampled, axis=1), [2.5, 97.5]))
+    verdict = "within noise"
+    if len(ratios) >= MIN_ROUNDS_FOR_VERDICT:
+        verdict = "faster" if low > 1 else "slower" if high < 1 else verdict
+    return {"median": float(np.median(ratios)), "ci95": [low, high], "verdict": verdict}
+
+
+def rel_l2(values: Any, reference: Any) -> float:
+    """||y - y_ref|| / ||y_ref|| in float64; infinite against a zero reference that is not met exactly."""
+    reference = np.asarray(reference, dtype=np.float64)
+    distance = float(np.linalg.norm(np.asarray(values, dtype=np.float64) - reference))
+    norm = float(np.linalg.norm(reference))
+    if norm == 0:
+        return distance if distance == 0 else float("inf")
+    return distance / norm
+
+
+# --- the machine ----------------------------------------------------------------------------------------------
+
+
+def _read_text(path: str) -> Optional[str]:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as stream:
+            return stream.read().strip("\x00\n ") or None
+    except OSError:
+        return None
+
+
+def _read_each(pattern: str) -> List[str]:
+    texts = (_read_text(path) for path in sorted(glob.glob(pattern)))
+    return [text for text in texts if text is not None]
+
+
+def _cpuinfo(field: str) -> List[str]:
+    return re.findall(rf"^{field}\s*:\s*(.+)$", _read_text("/proc/cpuinfo") or "", re.MULTILINE)
+
+
+def _cpu_model() -> Optional[str]:
+    names = _cpuinfo("model name")
+    return names[0] if names else _read_text("/proc/device-tree/model")
+
+
+def _clocks_mhz() -> Optional[List[float]]:
+    kilohertz = _read_each("/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq")
+    return [int(text) / 1000 for text in kilohertz] or [float(text) for text in _cpuinfo("cpu MHz")] or None
+
+
+def _temperatures_c() -> Optional[Json]:
+    celsius = {}
+    for zone in sorted(glob.glob("/sys/class/thermal/thermal_zone*")):
+        text = _read_text(os.path.join(zone, "temp"))
+        if text is not None and text.lstrip("-").isdigit():
+            name = _read_text(os.path.join(zone, "type")) or "zone"
+            celsius[f"{os.path.basename(zone)} {name}"] = int(text) / 1000
+    return celsius or None
+
+
+def _load_average() -> Optional[List[float]]:
+    try:
+        return list(os.getloadavg())
+    except (AttributeError, OSError):  # not on Windows
+        return None
+
+
+def _affinity() -> Optional[List[int]]:
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+
+
+def machine_state() -> Json:
+    """What changes while one measures: load averages (1, 5, 15 min), clocks, temperatures; null where unreadable."""
+    return {"load_average": _load_average(), "clocks_mhz": _clocks_mhz(), "temperatures_c": _temperatures_c()}
+
+
+def machine_environment(runtime: str, threads: int, options: Json, before: Json) -> Json:
+    """The ground a measurement stands on; ``before`` is the machine_state when it began. Null where unreadable."""
+    return {
+        "cpu_model": _cpu_model(),
+        "machine": platform.machine(),
+        "logical_cores": os.cpu_count(),
+        "affinity": _affinity(),
+        "cpu_quota": _read_text("/sys/fs/cgroup/cpu.max"),
+        "threads": threads,
+        "governor": sorted(set(_read_each("/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor"))) or None,
+        "power_mode": _read_text("/var/lib/nvpmodel/status") or _read_text("/sys/firmware/acpi/platform_profile"),
+        "before": before,
+        "after": machine_state(),
+        "kernel": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "runtime": runtime,
+        "runtime_version": runtime_version(runtime),
+        "runtime_options": options,
+    }
+
+
+# --- tasks ----------------------------------------------------------------------------------------------------
+
+
+def random_feeds(session: Any, name: str, shape: Sequence[int], seed: int) -> Arrays:
+    """Seeded standard normal values for the one input ``name``, in the dtype that the model takes there."""
+    dtypes = {port.name: port.dtype for port in session.inputs}
+    values = np.random.RandomState(seed).standard_normal(tuple(shape))  # not Generator: a board's numpy may be older
+    return {name: values.astype(dtypes.get(name, "float32"))}
+
+
+def bench(sessions: Dict[str, Any], feeds: Dict[str, Arrays], timing: Json) -> Json:
+    """Interleaved closed-loop latencies of ``sessions``; the first is the baseline of every speed-up.
+
+    Args:
+        sessions: Loaded models by name.
+        feeds: Inputs of each, by the same names.
+        timing: warmup_seconds and seconds (of each model, in total over all rounds), rounds, seed.
+
+    Returns:
+        {"models": [{"name", "latency_ms", "samples_ms": one list a round}], "speedups": by name, "protocol"}.
+    """
+    _check_timing(timing)
+    steps = {name: session.step(feeds[name]) for name, session in sessions.items()}
+    for step in steps.values():
+        _timed(step, timing["warmup_seconds"])
+    with _no_garbage_collection():
+        samples = _interleaved(steps, timing["rounds"], timing["seconds"] / timing["rounds"])
+    names = list(steps)
+    return {
+        "models": [
+            {"name": name, "latency_ms": latency_stats([ms for part in parts for ms in part]), "samples_ms": parts}
+            for name, parts in samples.items()
+        ],
+        "speedups": {name: paired_speedup(samples[names[0]], samples[name], timing["seed"]) for name in names[1:]},
+        "protocol": dict(_protocol(timing), threads=sessions[names[0]].threads),
+    }
+
+
+def _interleaved(steps: Dict[str, Callable[[], Any]], rounds: int, seconds: float) -> Dict[str, List[List[float]]]:
+    """Each round times every candidate for ``seconds``; the one that begins moves on by one each round."""
+    names = list(steps)
+    samples: Dict[str, List[List[float]]] = {name: [] for name in names}
+    for turn in range(rounds):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            _timed(steps[name], SETTLE_SECONDS)
+            samples[name].append(_timed(steps[name], seconds))
+    return samples
+
+
+def _timed(step: Callable[[], Any], seconds: float) -> List[float]:
+    """Milliseconds of back-to-back inferences until ``seconds`` are over, at least one."""
+    clock = time.perf_counter
+    samples: List[float] = []
+    end = clock() + seconds
+    stop = start = clock()
+    while not samples or stop < end:
+        start = clock()
+        step()
+        stop = clock()
+        samples.append((stop - start) * 1000)
+    return samples
+
+
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _check_timing(timing: Json) -> None:
+    for name, least in (("warmup_seconds", 0), ("seconds", 1e-3), ("rounds", 1), ("seed", 0)):
+        if not timing[name] >= least:
+            raise AgentError(f"{name}: got {timing[name]}; use {least} or more")
+
+
+def _protocol(timing: Json) -> Json:
+    return {
+        "mode": "closed loop, one inference at a time, host memory to host memory",
+        "warmup_seconds": timing["warmup_seconds"],
+        "seconds": timing["seconds"],
+        "rounds": timing["rounds"],
+        "seed": timing["seed"],
+        "order": "interleaved round by round, the first candidate moves on by one each round",
+        "settle_seconds": SETTLE_SECONDS,
+        "settle": "untimed inferences at the start of each candidate's turn in a round",
+        "clock": "time.perf_counter, garbage collection off",
+        "statistics": "all samples kept, none dropped; percentiles interpolated linearly; std with n - 1",
+        "speedup": "median over rounds of baseline's median / candidate's median of that round",
+        "ci95": f"percentile bootstrap over rounds, {BOOTSTRAP_RESAMPLES} resamples",
+        "verdict": f"interval wholly above or below 1, of at least {MIN_ROUNDS_FOR_VERDICT} rounds; else within noise",
+    }
+
+
+def _status_bytes(field: str) -> Optional[int]:
+    found = re.search(rf"^{field}:\s*(\d+) kB", _read_text("/proc/self/status") or "", re.MULTILINE)
+    return int(found.group(1)) * 1024 if found else None
+
+
+def _reset_peak() -> Optional[str]:
+    """Sets VmHWM back to VmRSS; returns why that is not possible, or None."""
+    try:
+        with open("/proc/self/clear_refs", "w", encoding="ascii") as stream:
+            stream.write("5")
+    except OSError as error:
+        return f"the peak cannot be reset: {error}"
+    if _status_bytes("VmHWM") is None or _status_bytes("VmRSS") is None:
+        return "/proc/self/status has no VmHWM and VmRSS"
+    return None
+
+
+def memory(load: Callable[[], Tuple[Any, Arrays]], iterations: int) -> Json:
+    """Peak resident memory that loading (``load`` gives session and feeds) and ``iterations`` inferences add.
+
+    To be called in a fresh process with the runtime imported. ``build_peak_memory_bytes`` is the peak up to the end
+    of the loading; both are None, with a ``reason``, where the kernel cannot reset the peak.
+    """
+    gc.collect()
+    reason = _reset_peak()
+    at_reset = _status_bytes("VmRSS")
+    session, feeds = load()
+    build_peak = _status_bytes("VmHWM")
+    step = session.step(feeds)
+    for _ in range(iterations):
+        step()
+    peak = _status_bytes("VmHWM")
+    known = reason is None and at_reset is not None and build_peak is not None and peak is not None
+    return {
+        "peak_memory_bytes": (peak or 0) - (at_reset or 0) if known else None,
+        "build_peak_memory_bytes": (build_peak or 0) - (at_reset or 0) if known else None,
+        "method": "fresh process; VmHWM - VmRSS at the reset (5 into /proc/self/clear_refs, after the imports)",
+        "iterations": iterations,
+        "reason": reason,
+        "runtime_options": session.options,
+    }
+
+
+# --- jobs -----------------------------------------------------------------------------------------------------
+
+_COMMON_KEYS = {"task", "runtime", "threads", "options", "models"}
+_JOB_KEYS = {
+    "bench": _COMMON_KEYS | {"warmup_seconds", "seconds", "rounds", "seed"},
+    "memory": _COMMON_KEYS | {"iterations", "seed"},
+    "infer": _COMMON_KEYS | {"outputs_npz"},
+}
+_INPUT_KEYS = {"input", "inputs_npz"}
+
+
+def run_job(job: Json) -> Json:
+    """The result of one job; see the module's tests and ``kronexport.measure`` for its keys.
+
+    Raises:
+        AgentError: For a job that cannot be read (exit code 2), and whatever its task raises.
+    """
+    _check_job(job)
+    before = machine_state()
+    result, options = _TASKS[job["task"]](job)
+    environment = machine_environment(job["runtime"], job["threads"], options, before)
+    return dict(result, task=job["task"], environment=environment)
+
+
+def _check_job(job: Json) -> None:
+    task = job.get("task") if isinstance(job, dict) else None
+    if task not in _JOB_KEYS:
+        raise AgentError(f"job: task: got {task!r}; use one of {sorted(_JOB_KEYS)}")
+    missing = sorted(_JOB_KEYS[task] - set(job))
+    unknown = sorted(set(job) - _JOB_KEYS[task] - _INPUT_KEYS)
+    if missing or unknown:
+        raise AgentError(f"job: {task}: missing keys {missing}, unknown keys {unknown}")
+    if len(_INPUT_KEYS & set(job)) != 1:
+        raise AgentError(f"job: {task}: give exactly one of {sorted(_INPUT_KEYS)}")
+    if job["threads"] < 1:
+        raise AgentError(f"job: threads: got {job['threads']}; a measurement names its threads: use 1 or more")
+    if not job["models"] or (task != "bench" and len(job["models"]) != 1):
+        raise AgentError(
+            f"job: {task}: got {len(job['models'])} models; bench takes one or more, the others exactly one"
+        )
+    names = [model["name"] for model in job["models"]]
+    if len(set(names)) != len(names):
+        raise AgentError(f"job: models: a name comes twice in {names}; each needs its own")
+
+
+def _open_model(job: Json, model: Json) -> Any:
+    return open_session(job["runtime"], model["path"], job["threads"], job["options"])
+
+
+def _job_feeds(job: Json, session: Any) -> Arrays:
+    if "inputs_npz" in job:
+        return read_npz(job["inputs_npz"])
+    return random_feeds(session, job["input"]["name"], job["input"]["shape"], job.get("seed", 0))
+
+
+def _step_feeds(job: Json, session: Any) -> Arrays:
+    feeds = _job_feeds(job, session)
+    check_feeds(session.inputs, feeds)  # a bare step does not
+    return feeds
+
+
+def _bench_job(job: Json) -> Tuple[Json, Json]:
+    sessions = {model["name"]: _open_model(job, model) for model in job["models"]}
+    feeds = {name: _step_feeds(job, session) for name, session in sessions.items()}
+    timing = {name: job[name] for name in ("warmup_seconds", "seconds", "rounds", "seed")}
+    return bench(sessions, feeds, timing), next(iter(sessions.values())).options
+
+
+def _memory_job(job: Json) -> Tuple[Json, Json]:
+    _import_runtime(job["runtime"])
+
+    def load() -> Tuple[Any, Arrays]:
+        session = _open_model(job, job["models"][0])
+        return session, _step_feeds(job, session)
+
+    result = memory(load, job["iterations"])
+    return result, result.pop("runtime_options")
+
+
+def _infer_job(job: Json) -> Tuple[Json, Json]:
+    session = _open_model(job, job["models"][0])
+    write_npz(job["outputs_npz"], infer(session, _job_feeds(job, session)))
+    return {"outputs_npz": job["outputs_npz"], "outputs": session.outputs}, session.options
+
+
+_TASKS: Dict[str, Callable[[Json], Tuple[Json, Json]]] = {
+    "bench": _bench_job,
+    "memory": _memory_job,
+    "infer": _infer_job,
+}
+
+
+# --- bundle ---------------------------------------------------------------------------------------------------
+
+SUMS = "SHA256SUMS"
+ENGINE = "model.engine"
+_MANIFEST_KEYS: Dict[str, Tuple[str, ...]] = {
+    "backend": (),
+    "artifact": (),
+    "input": ("name", "shape"),
+    "threads": (),
+    "runtime_options": (),
+    "requires": ("runtime", "version", "rule", "machine"),
+    "golden": ("file", "tolerance"),
+    "rebuild": (),
+}
+
+
+def check_bundle(folder: str) -> Json:
+    """The manifest of a bundle that is whole and fits this machine; nothing of it is loaded.
+
+    First every byte is checked against SHA256SUMS, only then the manifest is parsed, then machine and runtime compared.
+
+    Raises:
+        AgentError: Exit code 6 for a damaged or incompatible bundle, 3 for a missing runtime or engine.
+    """
+    verified = verify_checksums(folder)
+    manifest = read_manifest(folder, verified)
+    _check_compatible(folder, manifest)
+    return manifest
+
+
+def verify_checksums(folder: str) -> Set[str]:
+    """Names of the bundle's files, each of which is as SHA256SUMS says; AgentError (exit code 6) otherwise."""
+    listed = _read_sums(folder)
+    present = _files_of(folder)
+    missing = sorted(set(listed) - present)
+    extra = sorted(present - set(listed) - {SUMS, ENGINE})  # the engine is built on the board, after the sums
+    if missing or extra:
+        raise _damaged(folder, f"missing files {missing}, files that {SUMS} does not list {extra}")
+    for name in sorted(listed):
+        got = sha256_of(os.path.join(folder, name))
+        if got != listed[name]:
+            raise _damaged(folder, f"{name}: sha256 is {got}, expected {listed[name]}")
+    return set(listed)
+
+
+def _read_sums(folder: str) -> Dict[str, str]:
+    text = _read_text(os.path.join(folder, SUMS))
+    if text is None:
+        raise _damaged(folder, f"{SUMS} is missing or empty")
+    listed: Dict[str, str] = {}
+    for line in text.splitlines():
+        found = re.match(r"^([0-9a-f]{64}) [ *](.+)$", line)
+        if not found:
+            raise _damaged(folder, f"{SUMS}: cannot read the line {line!r}; expected 'SHA256  NAME'")
+        digest, name = found.groups()
+        parts = name.replace("\\", "/").split("/")
+        if os.path.isabs(name) or ".." in parts or "" in parts or ":" in name or name in listed:
+            raise _damaged(folder, f"{SUMS}: {name!r} is not a path of its own inside the bundle")
+        listed[name] = digest
+    return listed
+
+
+def _files_of(folder: str) -> Set[str]:
+    """Relative names of all files but __pycache__; a link is refused, for it leads out of what was packed."""
+    names: Set[str] = set()
+    for base, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        for name in folders + files:
+            if os.path.islink(os.path.join(base, name)):
+                raise _damaged(folder, f"{name} is a symbolic link; expected a plain file")
+        names.update(os.path.relpath(os.path.join(base, name), folder).replace(os.sep, "/") for name in files)
+    return names
+
+
+def _damaged(folder: str, what: str) -> AgentError:
+    return AgentError(
+        f"{folder}: damaged bundle: {what}; copy it again, or build it anew with kronexport build", EXIT_BUNDLE
+    )
+
+
+def read_manifest(folder: str, verified: Set[str]) -> Json:
+    """manifest.json, if it is of a schema that this file knows and names only ``verified`` files."""
+    if "manifest.json" not in verified:
+        raise _damaged(folder, f"{SUMS} does not list manifest.json")
+    with open(os.path.join(folder, "manifest.json"), encoding="utf-8") as stream:
+        try:
+            manifest = json.load(stream)
+        except ValueError as error:
+            raise _damaged(folder, f"manifest.json is not JSON: {error}") from error
+    if not isinstance(manifest, dict) or manifest.get("schema") != 1:
+        raise _damaged(folder, "manifest.json is not of schema 1")
+    missing = [key for key, parts in _MANIFEST_KEYS.items() if not _has(manifest, key, parts)]
+    if missing:
+        raise _damaged(folder, f"manifest.json lacks {missing} or a part of them")
+    if manifest["artifact"] is None and manifest["backend"] != "tensorrt":
+        raise _damaged(folder, f"manifest.json names no artifact for {manifest['backend']}")
+    needed = [manifest["golden"]["file"]] + ([manifest["artifact"]] if manifest["artifact"] else [])
+    needed += [name[: -len(".xml")] + ".bin" for name in needed if name.endswith(".xml")]
+    unlisted = sorted(set(needed) - verified)
+    if unlisted:
+        raise _damaged(folder, f"manifest.json names {unlisted}, which {SUMS} does not list")
+    return manifest
+
+
+def _has(manifest: Json, key: str, parts: Sequence[str]) -> bool:
+    return key in manifest and (not parts or (isinstance(manifest[key], dict) and set(parts) <= set(manifest[key])))
+
+
+def _check_compatible(folder: str, manifest: Json) -> None:
+    if manifest["backend"] == "tensorrt":
+        raise _needs_trtexec(folder)
+    requires = manifest["requires"]
+    machine = platform.machine()
+    if requires["machine"] is not None and machine not in requires["machine"]:
+        raise _incompatible(manifest, f"it is for {requires['machine']}, this machine is {machine}")
+    runtime, rule, wanted = requires["runtime"], requires["rule"], requires["version"]
+    if rule not in _VERSION_RULES:
+        raise _incompatible(manifest, f"version rule {rule!r} is unknown; expected one of {sorted(_VERSION_RULES)}")
+    got = runtime_version(runtime)
+    if not _VERSION_RULES[rule](_release(got), _release(wanted)):
+        raise _incompatible(manifest, f"it needs {runtime} {wanted} ({rule}), installed is {got}")
+
+
+_VERSION_RULES = {"minimum": lambda got, wanted: got >= wanted, "exact": lambda got, wanted: got == wanted}
+
+
+def _release(version: str) -> Tuple[int, ...]:
+    """(2026, 4, 1) of "2026.4.1-22982-e213a147257": what a rule compares; zeros at the end do not count."""
+    found = re.match(r"\d+(\.\d+)*", version)
+    return tuple(int(part) for part in re.sub(r"(\.0+)+$", "", found.group()).split(".")) if found else ()
+
+
+def _incompatible(manifest: Json, what: str) -> AgentError:
+    return AgentError(f"incompatible bundle: {what}; rebuild it for this machine: {manifest['rebuild']}", EXIT_BUNDLE)
+
+
+def _needs_trtexec(folder: str) -> AgentError:
+    if os.path.exists(os.path.join(folder, ENGINE)):
+        todo = f"{ENGINE} is built and runs in TensorRT, not from here: trtexec --loadEngine={ENGINE}"
+    else:
+        todo = f"{ENGINE} is not built yet: run build_engine.sh in this folder, on the board"
+    return AgentError(f"{folder}: the files are whole; {todo}", EXIT_RUNTIME)
+
+
+def _open_artifact(folder: str, manifest: Json, threads: int) -> Any:
+    path = os.path.join(folder, manifest["artifact"])
+    try:
+        return open_session(manifest["backend"], path, threads, manifest["runtime_options"])
+    except AgentError as error:
+        if error.exit_code != EXIT_FAILURE:
+            raise
+        raise _incompatible(manifest, str(error)) from error
+
+
+def golden_rel_l2(session: Any, golden: Arrays) -> float:
+    """Greatest relative L2 distance of any output from golden data (keys "input:NAME", "output:NAME")."""
+    feeds = {key[len("input:") :]: array for key, array in golden.items() if key.startswith("input:")}
+    expected = {key[len("output:") :]: array for key, array in golden.items() if key.startswith("output:")}
+    if sorted(expected) != sorted(session.outputs):
+        raise AgentError(f"golden data has outputs {sorted(expected)}, the model {session.outputs}", EXIT_BUNDLE)
+    outputs = infer(session, feeds)
+    for name, array in expected.items():
+        if outputs[name].shape != array.shape:
+            raise AgentError(f"{name}: shape {outputs[name].shape}, golden data has {array.shape}", EXIT_NUMBERS)
+    return float(np.max([rel_l2(outputs[name], array) for name, array in expected.items()]))  # max() would lose a NaN
+
+
+def check_golden(folder: str) -> float:
+    """Greatest relative L2 distance of a whole and fitting bundle's engine from its golden data.
+
+    Raises:
+        AgentError: As ``check_bundle``; exit code 4 if the distance is above the manifest's tolerance.
+    """
+    manifest = check_bundle(folder)
+    session = _open_artifact(folder, manifest, manifest["threads"])
+    tolerance = manifest["golden"]["tolerance"]
+    distance = golden_rel_l2(session, read_npz(os.path.join(folder, manifest["golden"]["file"])))
+    if not distance <= tolerance:  # a NaN is no agreement
+        raise AgentError(
+            f"golden outputs: rel_l2 {distance:.3e} is above {tolerance:.1e}; rebuild: {manifest['rebuild']}",
+            EXIT_NUMBERS,
+        )
+    return distance
+
+
+# --- command line ---------------------------------------------------------------------------------------------
+
+
+def _command_check(folder: str, _arguments: Any) -> None:
+    print(f"golden outputs agree: rel_l2 {check_golden(folder):.3e}")
+
+
+def _command_bench(folder: str, arguments: Any) -> None:
+    manifest = check_bundle(folder)
+    before = machine_state()
+    threads = arguments.threads or manifest["threads"]
+    sessions = {}
+    if arguments.against:
+        sessions["against"] = _open_against(arguments.against, manifest, threads)
+    sessions["bundle"] = _open_artifact(folder, manifest, threads)
+    port = manifest["input"]
+    feeds = {name: random_feeds(session, port["name"], port["shape"], 0) for name, session in sessions.items()}
+    for name, session in sessions.items():
+        check_feeds(session.inputs, feeds[name])
+    timing = {"warmup_seconds": 1.0, "seconds": arguments.seconds, "rounds": arguments.rounds, "seed": 0}
+    result = bench(sessions, feeds, timing)
+    result["environment"] = machine_environment(manifest["backend"], threads, sessions["bundle"].options, before)
+    print(json.dumps(result) if arguments.json else _bench_text(result))
+
+
+def _open_against(path: str, manifest: Json, threads: int) -> Any:
+    try:
+        return open_session(manifest["backend"], path, threads, manifest["runtime_options"])
+    except AgentError as error:
+        raise AgentError(str(error), EXIT_RUNTIME if error.exit_code == EXIT_RUNTIME else EXIT_INPUT) from error
+
+
+def _bench_text(result: Json) -> str:
+    lines = ["{:<10}{:>8}{:>10}{:>10}{:>10}{:>10}".format("ms", "n", "min", "p50", "p95", "p99")]
+    row = "{name:<10}{n:>8}{min:>10.3f}{p50:>10.3f}{p95:>10.3f}{p99:>10.3f}"
+    lines += [row.format(name=model["name"], **model["latency_ms"]) for model in result["models"]]
+    verdict = "speed-up {median:.2f}x (95 % {ci95[0]:.2f} to {ci95[1]:.2f}): {verdict}"
+    lines += [verdict.format(**speedup) for speedup in result["speedups"].values()]
+    return "\n".join(lines)
+
+
+def _command_infer(folder: str, arguments: Any) -> None:
+    target = os.path.realpath(os.path.dirname(os.path.abspath(arguments.outputs)))
+    if not os.path.isdir(target):
+        raise AgentError(f"{arguments.outputs}: there is no folder {target}; make it first")
+    if (target + os.sep).startswith(os.path.realpath(folder) + os.sep):
+        raise AgentError(f"{arguments.outputs}: lies inside the bundle, which {SUMS} seals; write it elsewhere")
+    manifest = check_bundle(folder)
+    session = _open_artifact(folder, manifest, manifest["threads"])
+    write_npz(arguments.outputs, infer(session, _read_inputs(arguments.inputs, manifest["input"]["name"])))
+
+
+def _read_inputs(path: str, name: str) -> Arrays:
+    if not path.endswith(".npy"):
+        return read_npz(path)
+    try:
+        return {name: np.load(path, allow_pickle=False)}
+    except (OSError, ValueError) as error:
+        raise AgentError(f"{path}: not a readable .npy array: {error}") from error
+
+
+_COMMANDS = {"check": _command_check, "bench": _command_bench, "infer": _command_infer}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Checks, times or runs the model of this bundle.")
+    commands = parser.add_subparsers(dest="command", metavar="check | bench | infer")
+    commands.add_parser("check", help="verify every file, then the model's outputs against the golden data")
+    timing = commands.add_parser("bench", help="time the model, alone or against another")
+    timing.add_argument("--seconds", type=float, default=5.0, help="timed seconds of each model (default 5)")
+    timing.add_argument("--rounds", type=int, default=20, help="rounds to spread them over (default 20)")
+    timing.add_argument("--threads", type=int, help="threads of one inference (default: the manifest's)")
+    timing.add_argument("--against", metavar="OTHER.onnx", help="baseline of the speed-up, e.g. the dense model")
+    timing.add_argument("--json", action="store_true", help="print the whole result, samples included")
+    running = commands.add_parser("infer", help="outputs for given inputs")
+    running.add_argument("inputs", metavar="IN.npy|IN.npz", help="one array, or arrays by input name")
+    running.add_argument("outputs", metavar="OUT.npz")
+    return parser
+
+
+def _run_job_file(job_path: str, result_path: str) -> None:
+    try:
+        with open(job_path, encoding="utf-8") as stream:
+            job = json.load(stream)
+    except (OSError, ValueError) as error:
+        raise AgentError(f"{job_path}: not a readable JSON job: {error}") from error
+    write_json(result_path, run_job(job))
+
+
+def _dispatch(arguments: Sequence[str]) -> None:
+    if len(arguments) == 2 and arguments[0].endswith(".json"):  # noqa: PLR2004  JOB.json and RESULT.json
+        _run_job_file(*arguments)
+        return
+    parsed = _parser().parse_args(arguments)
+    if parsed.command is None:
+        raise AgentError(f"no command; use one of {sorted(_COMMANDS)}, or JOB.json RESULT.json")
+    _COMMANDS[parsed.command](os.path.dirname(os.path.abspath(__file__)), parsed)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs a job or a bundle's command; returns the exit code, with the message of an error on stderr."""
+    try:
+        _dispatch(arguments)
+    except AgentError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    except OSError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return EXIT_FAILURE
+    except KeyboardInterrupt:
+        sys.stderr.write("error: interrupted\n")
+        return EXIT_INTERRUPTED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,81 @@
+"""The stage ``measure``: a compressed network against its dense self, in time and in memory."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kronexport.measure.latency import measure_latency
+from kronexport.measure.memory import MemoryResult, measure_memory
+from kronexport.records import LatencyStats, Speedup
+
+
+@dataclass(frozen=True, slots=True)
+class SideFigures:
+    """What was measured of one of the two."""
+
+    latency_ms: LatencyStats
+    peak_memory_bytes: int | None
+    build_peak_memory_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PairFigures:
+    """Both sides and how they compare; ``unmeasured`` has a reason for each memory figure that is None."""
+
+    dense: SideFigures
+    compressed: SideFigures
+    speedup: Speedup
+    environment: dict[str, Any]
+    protocol: dict[str, Any]
+    unmeasured: dict[str, str]
+
+
+def measure_pair(
+    dense: Path,
+    compressed: Path,
+    *,
+    runtime: str,
+    threads: int,
+    input_name: str,
+    shape: Sequence[int],
+    seconds: float,
+    rounds: int,
+    warmup_seconds: float,
+) -> PairFigures:
+    """Latency interleaved in one fresh process, then the memory of each in a process of its own.
+
+    Arguments and errors as ``measure_latency``.
+    """
+    latency = measure_latency(
+        dense,
+        compressed,
+        runtime=runtime,
+        threads=threads,
+        input_name=input_name,
+        shape=shape,
+        seconds=seconds,
+        rounds=rounds,
+        warmup_seconds=warmup_seconds,
+    )
+    memory = {
+        side: measure_memory(path, runtime=runtime, threads=threads, input_name=input_name, shape=shape)
+        for side, path in (("dense", dense), ("compressed", compressed))
+    }
+    return PairFigures(
+        dense=_side(latency.dense, memory["dense"]),
+        compressed=_side(latency.compressed, memory["compressed"]),
+        speedup=latency.speedup,
+        environment=latency.environment,
+        protocol={**latency.protocol, "memory": memory["dense"].method},
+        unmeasured={
+            f"{side}.{figure}": result.reason
+            for side, result in memory.items()
+            for figure in ("peak_memory_bytes", "build_peak_memory_bytes")
+            if result.reason is not None
+        },
+    )
+
+
+def _side(latency: LatencyStats, memory: MemoryResult) -> SideFigures:
+    return SideFigures(latency, memory.peak_memory_bytes, memory.build_peak_memory_bytes)
