@@ -1,0 +1,45 @@
+"""The runtimes that kronexport compiles for. Importing this loads none of them."""
+
+import platform
+from typing import Final
+
+from kronexport.backends.base import Backend
+from kronexport.backends.onnxruntime import OnnxRuntimeBackend
+from kronexport.backends.openvino import OpenVinoBackend
+from kronexport.backends.profile import BackendName, TargetProfile
+from kronexport.backends.tensorrt import TensorRtBackend
+from kronexport.errors import MissingRuntimeError, UserInputError
+
+BACKENDS: Final[dict[BackendName, Backend]] = {
+    "onnxruntime": OnnxRuntimeBackend(),
+    "openvino": OpenVinoBackend(),
+    "tensorrt": TensorRtBackend(),
+}
+
+
+def require_runtime(profile: TargetProfile) -> str:
+    """The release of the runtime that the target's files are made with; call it before any work.
+
+    For a target whose engine is built on its board this is the release that the profile names.
+
+    Raises:
+        MissingRuntimeError: The runtime is missing here, or of a release that does not serve; with the pip command.
+        UserInputError: The target is another kind of machine than this one.
+    """
+    backend = BACKENDS[profile.backend]
+    version = backend.require()
+    if profile.board is not None:
+        return profile.runtime.version
+    if profile.machine is not None and platform.machine() not in profile.machine:
+        raise UserInputError(
+            f"target {profile.name!r}: this machine is {platform.machine()}, expected {' or '.join(profile.machine)}; "
+            "choose a target of this machine: kronexport targets list"
+        )
+    rule = profile.runtime
+    if not rule.allows(version):
+        sign = ">=" if rule.rule == "minimum" else "=="
+        raise MissingRuntimeError(
+            f"target {profile.name!r}: {rule.package} {version} is installed, expected {rule.version} ({rule.rule}); "
+            f"run: python -m pip install '{rule.package}{sign}{rule.version}'"
+        )
+    return version
