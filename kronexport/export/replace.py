@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from kronexport.export.module import KroneckerConv2d
 from kronexport.factorize.network import relative_error
-from kronexport.files import atomic_write
+from kronexport.files import write_bytes_aside
 from kronexport.records import Plan
 
 
@@ -62,8 +62,8 @@ def save_factors(model: nn.Module, path: Path) -> None:
         }
         for site, module in modules.items()
     }
-    with atomic_write(path) as aside:
-        save_file(tensors, aside, metadata={"structures": json.dumps(structures)})
+    # not save_file, which meets a full disk with an error of its own instead of an OSError
+    write_bytes_aside(path, save(tensors, metadata={"structures": json.dumps(structures)}))
 
 
 def _conv(model: nn.Module, site: str) -> nn.Conv2d:

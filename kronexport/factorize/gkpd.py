@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import eigvalsh
 
 from kronexport.errors import UserInputError
 from kronexport.factorize.network import KroneckerNetwork
@@ -86,15 +87,15 @@ def gkpd(weight: NDArray[Any], structure: Structure) -> KroneckerNetwork:
     return KroneckerNetwork(structure, factors)
 
 
-def squared_errors(weight: NDArray[Any], structure: Structure, ranks: int) -> NDArray[np.float64]:
-    """||W - W^||^2 / ||W||^2 at rank 1 ... ``ranks``, from the eigenvalues of the smaller Gram matrix.
+def squared_errors(weight: NDArray[Any], structure: Structure) -> NDArray[np.float64]:
+    """||W - W^||^2 / ||W||^2 at rank 1, 2 ... ``max_rank``, from the eigenvalues of the smaller Gram matrix.
 
     Good to about 1e-6: enough to choose by; the error that is reported comes from ``to_dense``.
     """
     matrix = rearrange(weight.astype(np.float32), structure)
     if matrix.shape[0] > matrix.shape[1]:
         matrix = matrix.T
-    energies = np.linalg.eigvalsh(matrix @ matrix.T)[::-1][:ranks].astype(np.float64)
+    energies = eigvalsh(matrix @ matrix.T, overwrite_a=True, check_finite=False)[::-1].astype(np.float64)
     total = float(np.sum(np.square(weight, dtype=np.float64)))
     if total == 0:
         return np.zeros(len(energies))

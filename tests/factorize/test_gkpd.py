@@ -49,7 +49,7 @@ def test_the_error_is_the_tail_of_the_singular_values() -> None:
     weight = np.random.default_rng(0).standard_normal((8, 6, 3, 3))
     outer, inner = (4, 3, 1, 3), (2, 2, 3, 1)
     values = np.linalg.svd(rearrange(weight, gkpd_structure(outer, inner, 1)), compute_uv=False)
-    predicted = squared_errors(weight, gkpd_structure(outer, inner, 1), len(values))
+    predicted = squared_errors(weight, gkpd_structure(outer, inner, 1))
     for rank in range(1, len(values)):
         error = relative_error(weight, gkpd(weight, gkpd_structure(outer, inner, rank)).to_dense())
         assert error**2 == pytest.approx(np.sum(values[rank:] ** 2) / np.sum(values**2), rel=1e-9)
@@ -87,5 +87,5 @@ def test_zero_weights_have_no_error() -> None:
     """An all-zero layer is exact at every rank, without a division by zero."""
     zero = np.zeros((4, 4, 3, 3), np.float32)
     structure = gkpd_structure((2, 2, 1, 1), (2, 2, 3, 3), 1)
-    assert squared_errors(zero, structure, 4).tolist() == [0, 0, 0, 0]
+    assert squared_errors(zero, structure).tolist() == [0, 0, 0, 0]
     assert not gkpd(zero, structure).to_dense().any()
