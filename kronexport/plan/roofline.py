@@ -1,0 +1,63 @@
+"""The time of a form on a target that has not been measured: a roofline, summed over its steps.
+
+    t = sum over nodes of max(padded MACs / peak, bytes moved / bandwidth) + launch
+
+(Williams, Waterman, Patterson, "Roofline", CACM 2009.) Channels per group are padded to the multiple that the target
+computes in, since a group of 3 channels occupies lanes for 8 or 16. An estimate only ranks and
+shortlists; it is never reported as a measurement.
+"""
+
+import math
+
+from kronexport.backends.profile import TargetProfile
+from kronexport.lower.forms import Form
+from kronexport.records import Pair
+
+FLOAT_BYTES = 4
+
+
+def _dense_seconds(form: Form, profile: TargetProfile) -> float:
+    """Estimate for the layer's own dense conv."""
+    filters, channels, *_ = form.structure.weight_shape
+    output = form.geometry.output_size(form.input_size)
+    kernel = math.prod(form.geometry.kernel)
+    moved = channels * math.prod(form.input_size) + filters * math.prod(output) + filters * channels * kernel
+    macs = math.prod(output) * kernel * _padded(channels, profile) * _padded(filters, profile)
+    return _node(macs, moved, profile)
+
+
+def form_seconds(form: Form, profile: TargetProfile) -> float:
+    """Estimate for one inference of a form at batch 1, in seconds."""
+    if not form.steps:
+        return _dense_seconds(form, profile)
+    total = 0.0
+    for step in form.steps:
+        size, output = step.contraction.input_size, step.contraction.output_size
+        batch, groups = form.channels(step.batch), form.channels(step.groups)
+        inputs, outputs = form.channels(step.inputs), form.channels(step.outputs)
+        kernel = math.prod(step.contraction.geometry.kernel)
+        if step.transpose_from is not None:
+            total += _transpose(batch * groups * inputs, size, profile)
+        depthwise = inputs == 1 and outputs == 1
+        lanes = _padded(groups, profile) if depthwise else groups * _padded(inputs, profile) * _padded(outputs, profile)
+        moved = batch * groups * (inputs * math.prod(size) + outputs * math.prod(output))
+        moved += groups * inputs * outputs * kernel
+        total += _node(batch * lanes * math.prod(output) * kernel, moved, profile)
+    if form.final_transpose_from is not None:
+        total += _transpose(form.structure.weight_shape[0], form.steps[-1].contraction.output_size, profile)
+    return total
+
+
+def _padded(channels: int, profile: TargetProfile) -> int:
+    return math.ceil(channels / profile.rank_multiple) * profile.rank_multiple
+
+
+def _transpose(channels: int, size: Pair, profile: TargetProfile) -> float:
+    return _node(0, 2 * channels * math.prod(size), profile)
+
+
+def _node(macs: int, elements: int, profile: TargetProfile) -> float:
+    roofline = profile.roofline
+    compute = macs / (roofline.peak_gmacs * 1e9)
+    memory = elements * FLOAT_BYTES / (roofline.bandwidth_gbs * 1e9)
+    return max(compute, memory) + roofline.launch_us * 1e-6

@@ -1,0 +1,125 @@
+"""A bundle: the folder that goes to the device, whole or not at all.
+
+It holds model.onnx, what the runtime loads if that is another file, golden data, the manifest, the agent as run.py,
+and SHA256SUMS, which is checked over the raw bytes of every other file before any of them is parsed.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from kronexport import agent
+from kronexport.errors import (
+    BundleError,
+    KronexportError,
+    MissingRuntimeError,
+    UserInputError,
+    VerificationError,
+)
+from kronexport.files import atomic_folder, bytes_under, write_json_aside
+from kronexport.ship.golden import Golden, write_golden
+from kronexport.ship.manifest import GOLDEN_FILE, MODEL_FILE, Manifest
+from kronexport.ship.output import is_bundle
+
+MANIFEST_FILE = "manifest.json"
+RUN_FILE = "run.py"
+SUMS_FILE = "SHA256SUMS"
+
+Answer = TypeVar("Answer")
+_RESERVED = frozenset({MODEL_FILE, GOLDEN_FILE, MANIFEST_FILE, RUN_FILE, SUMS_FILE})
+_ERRORS: dict[int, type[KronexportError]] = {
+    error.exit_code: error for error in (UserInputError, MissingRuntimeError, VerificationError, BundleError)
+}
+
+
+def write_bundle(
+    folder: Path, *, model_onnx: Path, compiled_files: Sequence[Path], golden: Golden, manifest: Manifest
+) -> None:
+    """Writes ``folder`` whole, or leaves it as it was.
+
+    Args:
+        folder: OUT/<target>; a bundle that is there is replaced.
+        model_onnx: Copied as model.onnx.
+        compiled_files: What the backend made of it, copied under their own names; ``model_onnx`` itself may be listed.
+        golden: Inputs and outputs of the verified simplified model.
+        manifest: See ``build_manifest``.
+
+    Raises:
+        UserInputError: ``folder`` is there and isn't a bundle.
+        KronexportError: Two files have one name, the artifact isn't among the files, or the disk is full.
+    """
+    if folder.exists() and not (is_bundle(folder) or (folder.is_dir() and not any(folder.iterdir()))):
+        raise UserInputError(f"{folder}: is there and is not a bundle of kronexport's; choose another --out")
+    copies = _copies(model_onnx, compiled_files, manifest)
+    needed = golden.nbytes + sum(bytes_under(source) for source in copies.values())
+    with atomic_folder(folder, needed=needed) as aside:
+        for name, source in copies.items():
+            shutil.copy(source, aside / name)  # with its mode: build_engine.sh stays executable
+        write_golden(golden, aside / GOLDEN_FILE)
+        write_json_aside(aside / MANIFEST_FILE, manifest.to_json())
+        _write_sums(aside)
+
+
+def verify_bundle(folder: Path) -> None:
+    """Checks a bundle as its own run.py does on the device: hashes, then manifest, then compatibility; loads nothing.
+
+    Args:
+        folder: OUT/<target>, or a copy of it.
+
+    Raises:
+        BundleError: A file is missing, altered or foreign, or the bundle does not fit this machine.
+        MissingRuntimeError: Its runtime is not installed, or its engine has yet to be built.
+        VerificationError: The agent found outputs that differ.
+        UserInputError: There is no such folder.
+    """
+    _asked(folder, agent.check_bundle)
+
+
+def verify_golden(folder: Path) -> float:
+    """Checks a bundle as ``verify_bundle`` does, then loads it and runs its golden inputs.
+
+    Returns:
+        The greatest relative L2 distance of any output from the golden one.
+
+    Raises:
+        VerificationError: Above the manifest's tolerance; the others as ``verify_bundle``.
+    """
+    return _asked(folder, agent.check_golden)
+
+
+def _asked(folder: Path, question: Callable[[str], Answer]) -> Answer:
+    if not folder.is_dir():
+        raise UserInputError(f"{folder}: no such folder; expected a bundle: the folder of one target in --out")
+    try:
+        return question(str(folder))
+    except agent.AgentError as error:
+        raise _ERRORS.get(error.exit_code, KronexportError)(str(error)) from error
+
+
+def _copies(model_onnx: Path, compiled_files: Sequence[Path], manifest: Manifest) -> dict[str, Path]:
+    """What is copied into the bundle: source by name."""
+    copies = {MODEL_FILE: model_onnx, RUN_FILE: Path(agent.__file__)}
+    for source in compiled_files:
+        if source.resolve() == model_onnx.resolve():
+            continue
+        if source.name in copies or source.name in _RESERVED:
+            raise KronexportError(
+                f"{source}: a bundle already has a {source.name}; give the compiled file another name"
+            )
+        copies[source.name] = source
+    if manifest.artifact is not None and manifest.artifact not in copies:
+        raise KronexportError(
+            f"manifest: artifact {manifest.artifact} is not among the bundle's files ({', '.join(sorted(copies))})"
+        )
+    return copies
+
+
+def _write_sums(folder: Path) -> None:
+    """SHA256SUMS in the format of ``sha256sum``, so that it can be checked without Python too."""
+    lines = []
+    for path in sorted(folder.iterdir()):
+        with path.open("rb") as stream:
+            lines.append(f"{hashlib.file_digest(stream, 'sha256').hexdigest()}  {path.name}\n")
+    (folder / SUMS_FILE).write_bytes("".join(lines).encode())

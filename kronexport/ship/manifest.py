@@ -1,0 +1,187 @@
+"""manifest.json: what a bundle holds and which device it fits, readable before anything in it is loaded."""
+
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from kronexport.errors import KronexportError
+
+if TYPE_CHECKING:
+    import onnx
+
+Backend = Literal["onnxruntime", "openvino", "tensorrt"]
+
+MODEL_FILE = "model.onnx"
+GOLDEN_FILE = "golden.npz"
+_STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
+_DTYPES = {1: "float32", 10: "float16"}
+"""ONNX TensorProto.DataType of an image input, by the name that numpy gives it."""
+
+
+@dataclass(frozen=True, slots=True)
+class InputTensor:
+    """The model's only input: static shape [N, C, H, W]."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class OutputTensor:
+    """One output with its static shape."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """What a device must have. ``machine`` lists values of ``platform.machine()``; None: any."""
+
+    runtime: Backend
+    version: str
+    rule: Literal["minimum", "exact"]
+    machine: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenReference:
+    """How the golden data is compared: ||y - y_ref|| / ||y_ref|| at most ``tolerance``."""
+
+    tolerance: float
+    file: str = GOLDEN_FILE
+    metric: Literal["rel_l2"] = "rel_l2"
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """manifest.json, key by key. ``artifact`` is the file that the runtime loads; None: built on the device."""
+
+    model: str
+    target: str
+    backend: Backend
+    artifact: str | None
+    precision: str
+    input: InputTensor
+    outputs: tuple[OutputTensor, ...]
+    opset: int
+    ir_version: int
+    threads: int
+    runtime_options: dict[str, Any]
+    requires: Requirement
+    golden: GoldenReference
+    kronexport_version: str
+    created: str
+    rebuild: str
+    schema: Literal[1] = field(default=1, kw_only=True)
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that is written; ``schema`` comes first, so that a reader sees it before the rest."""
+        return {"schema": self.schema, **asdict(self)}
+
+
+def requirement(backend: Backend, version: str, machine: tuple[str, ...] | None) -> Requirement:
+    """The runtime that a bundle needs, at the version it was built with.
+
+    ONNX and OpenVINO IR are read by every later release, so the version built with is the least; a TensorRT engine
+    fits only the very build that made it.
+    """
+    return Requirement(
+        runtime=backend, version=version, rule="exact" if backend == "tensorrt" else "minimum", machine=machine
+    )
+
+
+def build_manifest(
+    model_onnx: Path,
+    *,
+    model: str,
+    target: str,
+    artifact: str | None,
+    precision: str,
+    threads: int,
+    runtime_options: dict[str, Any],
+    requires: Requirement,
+    tolerance: float,
+    kronexport_version: str,
+    rebuild: str,
+) -> Manifest:
+    """The manifest of one bundle; tensors, opset and IR version are read from the file that ships.
+
+    Args:
+        model_onnx: The model.onnx that goes into the bundle: static shapes, standard operators only.
+        model: What the user built, as given (``sample:resnet20``).
+        target: Resolved name of the target.
+        artifact: Name of the file that the runtime loads, or None if the device has to build it.
+        precision: ``fp32``, ``fp16`` or ``int8``.
+        threads: Threads of the runtime that the figures were measured with.
+        runtime_options: Session options beside the threads.
+        requires: See ``requirement``.
+        tolerance: Largest relative L2 of the golden outputs.
+        kronexport_version: Version of the tool.
+        rebuild: The command line that makes this bundle again.
+
+    Raises:
+        KronexportError: The file is not one that may ship: other domains, more than one input, a dynamic shape.
+    """
+    import onnx  # noqa: PLC0415 - heavy; a manifest is built once, at the end of a run
+
+    loaded = onnx.load(model_onnx, load_external_data=False)
+    return Manifest(
+        model=model,
+        target=target,
+        backend=requires.runtime,
+        artifact=artifact,
+        precision=precision,
+        input=_input_tensor(loaded, model_onnx),
+        outputs=tuple(OutputTensor(value.name, _static_shape(value, model_onnx)) for value in loaded.graph.output),
+        opset=_standard_opset(loaded, model_onnx),
+        ir_version=loaded.ir_version,
+        threads=threads,
+        runtime_options=runtime_options,
+        requires=requires,
+        golden=GoldenReference(tolerance),
+        kronexport_version=kronexport_version,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        rebuild=rebuild,
+    )
+
+
+def _standard_opset(loaded: "onnx.ModelProto", path: Path) -> int:
+    foreign = sorted(
+        {f"{node.domain}::{node.op_type}" for node in loaded.graph.node if node.domain not in _STANDARD_DOMAINS}
+    )
+    if foreign:
+        raise KronexportError(
+            f"{path}: holds {', '.join(foreign)}; a bundle ships standard operators only: lower it first"
+        )
+    versions = [entry.version for entry in loaded.opset_import if entry.domain in _STANDARD_DOMAINS]
+    if len(versions) != 1:
+        raise KronexportError(f"{path}: {len(versions)} standard opsets, expected 1; write the model again")
+    return int(versions[0])
+
+
+def _input_tensor(loaded: "onnx.ModelProto", path: Path) -> InputTensor:
+    stored = {tensor.name for tensor in loaded.graph.initializer}
+    inputs = [value for value in loaded.graph.input if value.name not in stored]
+    if len(inputs) != 1:
+        raise KronexportError(f"{path}: {len(inputs)} inputs, expected 1")
+    value = inputs[0]
+    dtype = _DTYPES.get(value.type.tensor_type.elem_type)
+    if dtype is None:
+        raise KronexportError(
+            f"{path}: input {value.name} has ONNX type {value.type.tensor_type.elem_type}, "
+            f"expected one of {', '.join(_DTYPES.values())}"
+        )
+    return InputTensor(value.name, _static_shape(value, path), dtype)
+
+
+def _static_shape(value: "onnx.ValueInfoProto", path: Path) -> tuple[int, ...]:
+    dims = value.type.tensor_type.shape.dim
+    if not dims or not all(dim.HasField("dim_value") and dim.dim_value > 0 for dim in dims):
+        got = [dim.dim_param or dim.dim_value for dim in dims]
+        raise KronexportError(
+            f"{path}: {value.name} has shape {got}, expected a static one; export with a fixed --input"
+        )
+    return tuple(int(dim.dim_value) for dim in dims)

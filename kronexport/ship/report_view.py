@@ -1,0 +1,209 @@
+"""What report.html says about one target: sentences, table rows and bars, formatted but not yet HTML.
+
+Figures are shown in full, never rounded to a unit that hides a difference; a null is shown as "not measured" with
+its reason.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from kronexport.records import Check, GoalResult, LatencyStats, ModelFigures, Speedup, TargetReport
+from kronexport.ship.report_json import null_reason
+
+NO_VALUE = "-"
+_LONGEST_LIST = 8
+_SHOWN_WHOLE = 1e4
+_BAR_WIDTH = 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One figure of both networks; ``change`` is compressed/dense, or a difference where a ratio means nothing."""
+
+    label: str
+    dense: str
+    compressed: str
+    change: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One bar of the chart; ``width`` in percent of the longer of its pair."""
+
+    kind: Literal["dense", "compressed"]
+    text: str
+    width: float
+
+
+@dataclass(frozen=True, slots=True)
+class BarPair:
+    """Dense and compressed beside each other."""
+
+    label: str
+    bars: tuple[Bar, Bar]
+
+
+def verdict(target: TargetReport) -> str:
+    """The one paragraph that answers what became of the network: speed, size, accuracy, goals, verification."""
+    sentences = (
+        _speed_sentence(target),
+        _size_sentence(target.dense, target.compressed),
+        _accuracy_sentence(target.dense, target.compressed),
+        _goals_sentence(target.goals),
+        _checks_sentence(target.verification),
+    )
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def comparison(target: TargetReport) -> list[Row]:
+    """Dense against compressed, figure by figure."""
+    dense, compressed = target.dense, target.compressed
+    rows = [
+        _row(target, "Parameters", "params", dense.params, compressed.params),
+        _row(target, "MACs", "macs", dense.macs, compressed.macs),
+        _row(target, "Size of model.onnx (bytes)", "bytes", dense.bytes, compressed.bytes),
+    ]
+    for name in ("p50", "p95", "p99"):
+        pair = _latency(dense.latency_ms, name), _latency(compressed.latency_ms, name)
+        rows.append(_row(target, f"Latency {name} (ms)", "latency_ms", *pair))
+    counts = _latency(dense.latency_ms, "n"), _latency(compressed.latency_ms, "n")
+    if counts != (None, None):
+        rows.append(Row("Inferences timed (n)", number(counts[0]), number(counts[1]), NO_VALUE))
+    for label, key in (
+        ("Peak memory (bytes)", "peak_memory_bytes"),
+        ("Peak while loading (bytes)", "build_peak_memory_bytes"),
+    ):
+        rows.append(_row(target, label, key, getattr(dense, key), getattr(compressed, key)))
+    return [*rows, _accuracy_row(target)]
+
+
+def bars(target: TargetReport) -> list[BarPair]:
+    """The chart: what was measured of both networks, each pair scaled to its longer bar."""
+    dense, compressed = target.dense, target.compressed
+    figures = (
+        ("Latency p50", "ms", _latency(dense.latency_ms, "p50"), _latency(compressed.latency_ms, "p50")),
+        ("Peak memory", "bytes", dense.peak_memory_bytes, compressed.peak_memory_bytes),
+        ("Size of model.onnx", "bytes", dense.bytes, compressed.bytes),
+        ("MACs", "", dense.macs, compressed.macs),
+    )
+    return [
+        _bar_pair(label, unit, left, right)
+        for label, unit, left, right in figures
+        if left is not None and right is not None and max(left, right) > 0
+    ]
+
+
+def goal_status(goal: GoalResult) -> str:
+    """``met``, ``missed`` or ``not measured``."""
+    return {True: "met", False: "missed", None: "not measured"}[goal.met]
+
+
+def check_status(check: Check) -> str:
+    """``passed``, ``failed``, ``approximation``, or ``not run`` where there was nothing to run on."""
+    if check.stage == "factorized" and check.passed is None:
+        return "approximation"
+    return {True: "passed", False: "failed", None: "not run"}[check.passed]
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Name and text of every entry of a nested mapping; nested names are dotted, long lists only counted."""
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{name}.")
+        elif isinstance(value, list | tuple) and len(value) > _LONGEST_LIST:
+            yield name, f"{len(value)} values"
+        else:
+            yield name, "unknown" if value is None else str(value)
+
+
+def number(value: float | None) -> str:
+    """A figure in full: whole or large ones with thousands separators, others with four significant digits."""
+    if value is None:
+        return NO_VALUE
+    return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= _SHOWN_WHOLE else f"{value:.4g}"
+
+
+def _ratio(dense: float | None, compressed: float | None) -> str:
+    return f"{compressed / dense:.3f}x" if dense and compressed is not None else NO_VALUE
+
+
+def _row(target: TargetReport, label: str, key: str, dense: float | None, compressed: float | None) -> Row:
+    return Row(
+        label,
+        _cell(target, "dense", key, dense),
+        _cell(target, "compressed", key, compressed),
+        _ratio(dense, compressed),
+    )
+
+
+def _cell(target: TargetReport, side: str, key: str, value: float | None) -> str:
+    if value is not None:
+        return number(value)
+    return f"not measured: {null_reason(target, f'{side}.{key}') or 'no reason given'}"
+
+
+def _accuracy_row(target: TargetReport) -> Row:
+    dense, compressed = target.dense.accuracy, target.compressed.accuracy
+    change = f"{compressed - dense:+.4g}" if dense is not None and compressed is not None else NO_VALUE
+    cells = _cell(target, "dense", "accuracy", dense), _cell(target, "compressed", "accuracy", compressed)
+    return Row("Accuracy (evaluator's units)", *cells, change)
+
+
+def _latency(stats: LatencyStats | None, name: str) -> float | None:
+    return None if stats is None else getattr(stats, name)
+
+
+def _bar_pair(label: str, unit: str, dense: float, compressed: float) -> BarPair:
+    longer = max(dense, compressed)
+    return BarPair(
+        label,
+        (
+            Bar("dense", f"{number(dense)} {unit}".strip(), _BAR_WIDTH * dense / longer),
+            Bar("compressed", f"{number(compressed)} {unit}".strip(), _BAR_WIDTH * compressed / longer),
+        ),
+    )
+
+
+def _speed_sentence(target: TargetReport) -> str:
+    if target.speedup is None:
+        return f"Speed not measured: {null_reason(target, 'speedup') or 'no reason given'}."
+    return {
+        "faster": "Faster than dense: {0}.",
+        "slower": "Slower than dense: {0}.",
+        "within noise": "No difference in speed beyond the noise: {0}.",
+    }[target.speedup.verdict].format(_speed_figures(target.speedup))
+
+
+def _speed_figures(speedup: Speedup) -> str:
+    low, high = speedup.ci95
+    return f"{speedup.median:.3f}x its speed (95 % interval {low:.3f} to {high:.3f})"
+
+
+def _size_sentence(dense: ModelFigures, compressed: ModelFigures) -> str:
+    params, macs = _ratio(dense.params, compressed.params), _ratio(dense.macs, compressed.macs)
+    return f"Of dense: {params} the parameters, {macs} the MACs, {_ratio(dense.bytes, compressed.bytes)} the bytes."
+
+
+def _accuracy_sentence(dense: ModelFigures, compressed: ModelFigures) -> str:
+    if dense.accuracy is None or compressed.accuracy is None:
+        return "Accuracy not measured."
+    change = compressed.accuracy - dense.accuracy
+    return f"Accuracy {dense.accuracy:.4g} to {compressed.accuracy:.4g} ({change:+.4g})."
+
+
+def _goals_sentence(goals: tuple[GoalResult, ...]) -> str:
+    if not goals:
+        return ""
+    return "Goals: " + ", ".join(f"{goal.expr} {goal_status(goal)}" for goal in goals) + "."
+
+
+def _checks_sentence(checks: tuple[Check, ...]) -> str:
+    judged = [check for check in checks if check.passed is not None]
+    failed = [check.stage for check in judged if not check.passed]
+    if failed:
+        return f"Verification FAILED: {', '.join(failed)}."
+    not_run = [check.stage for check in checks if check_status(check) == "not run"]
+    rest = f"; not run: {', '.join(not_run)}" if not_run else ""
+    return f"{len(judged)} of {len(judged)} checks passed{rest}." if judged else f"No check was run{rest}."

@@ -1,0 +1,109 @@
+"""The figures of one target gathered into its part of report.json; every null gets its reason."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx_ir as ir
+from torch import nn
+
+from kronexport.lower.macs import count_macs
+from kronexport.measure.pair import PairFigures, SideFigures
+from kronexport.records import (
+    Check,
+    GoalResult,
+    LayerFigures,
+    ModelFigures,
+    Plan,
+    Skipped,
+    Survey,
+    TargetReport,
+)
+
+NOT_PROFILED = "layer times need a profiling run, which this version does not make"
+
+
+def model_figures(
+    model: nn.Module, shipped: Path, measured: SideFigures | None, accuracy: float | None
+) -> ModelFigures:
+    """``params`` of the module, each parameter once; ``macs`` and ``bytes`` of the ONNX file that ships."""
+    return ModelFigures(
+        params=sum(parameter.numel() for parameter in model.parameters()),
+        macs=count_macs(ir.load(shipped)),
+        bytes=shipped.stat().st_size,
+        latency_ms=measured.latency_ms if measured else None,
+        peak_memory_bytes=measured.peak_memory_bytes if measured else None,
+        build_peak_memory_bytes=measured.build_peak_memory_bytes if measured else None,
+        accuracy=accuracy,
+    )
+
+
+def layer_table(survey: Survey, plan: Plan, errors: dict[str, float]) -> tuple[LayerFigures, ...]:
+    """One row a site, in execution order; ``errors`` holds the exact weight error of each factorized one."""
+    rows = []
+    for site, choice in zip(survey.sites, plan.sites, strict=True):
+        structure = choice.structure
+        shape = (site.out_channels, site.in_channels, *site.geometry.kernel)
+        rows.append(
+            LayerFigures(
+                site=site.name,
+                method="dense" if structure is None else structure.method,
+                structure="x".join(map(str, shape)) if structure is None else str(structure),
+                ranks=() if structure is None else structure.ranks,
+                lowering=choice.lowering,
+                params=choice.params,
+                macs=choice.macs,
+                rel_error=errors.get(site.name, 0.0),
+            )
+        )
+    return tuple(rows)
+
+
+def target_report(
+    *,
+    precision: str,
+    skipped: Sequence[Skipped],
+    dense: ModelFigures,
+    compressed: ModelFigures,
+    measured: PairFigures | None,
+    no_device: str | None,
+    unevaluated: str,
+    goals: Sequence[GoalResult],
+    checks: Sequence[Check],
+    layers: tuple[LayerFigures, ...],
+    notes: Sequence[str],
+) -> TargetReport:
+    """The target's report.
+
+    ``no_device`` says why there is no engine that runs here, ``unevaluated`` why there is no score: with what
+    ``measured`` says, every null gets its reason.
+    """
+    unmeasured = {"layers.dense_us": NOT_PROFILED, "layers.us": NOT_PROFILED}
+    unmeasured |= _absent(no_device, unevaluated)
+    unmeasured |= measured.unmeasured if measured else {}
+    unmeasured |= {f"goals.{goal.expr}": no_device or unevaluated for goal in goals if goal.met is None}
+    return TargetReport(
+        precision=precision,
+        environment=measured.environment if measured else {},
+        protocol=measured.protocol if measured else {},
+        skipped=tuple(skipped),
+        pareto=(),
+        unmeasured=unmeasured,
+        goals=tuple(goals),
+        dense=dense,
+        compressed=compressed,
+        speedup=measured.speedup if measured else None,
+        verification=tuple(checks),
+        layers=layers,
+        notes=tuple(notes),
+    )
+
+
+def _absent(no_device: str | None, unevaluated: str) -> dict[str, str]:
+    reasons = {}
+    if no_device:
+        figures = ("latency_ms", "peak_memory_bytes", "build_peak_memory_bytes")
+        reasons = {f"{side}.{figure}": no_device for side in ("dense", "compressed") for figure in figures}
+        reasons |= {"speedup": no_device, "verification.compiled": no_device}
+    if no_device or unevaluated:
+        reasons |= {f"{side}.accuracy": no_device or unevaluated for side in ("dense", "compressed")}
+    return reasons

@@ -1,0 +1,70 @@
+"""Outputs of one stage against those of the stage before: where accuracy dies, it is seen here."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.utils._pytree import tree_leaves
+
+from kronexport import agent
+from kronexport.backends.base import agent_errors
+from kronexport.errors import VerificationError
+from kronexport.records import Check
+
+Outputs = Mapping[str, NDArray[Any]]
+"""Arrays by output name, the first axis counting samples."""
+
+Stage = Literal["factorized", "portable", "lowered", "simplified", "compiled"]
+
+
+def compare(stage: Stage, against: str, got: Outputs, reference: Outputs, tolerance: float | None) -> Check:
+    """The largest difference over all outputs.
+
+    ``rel_l2`` = ||y - y_ref|| / ||y_ref||. Without a tolerance the stage is an approximation and cannot fail.
+    Outputs are matched by position: names may differ between stages.
+
+    Raises:
+        VerificationError: shapes differ, or a value is not finite.
+    """
+    max_abs, rel_l2 = 0.0, 0.0
+    for (name, ours), theirs in zip(got.items(), reference.values(), strict=True):
+        if ours.shape != theirs.shape:
+            raise VerificationError(f"{stage}: output {name} has shape {ours.shape}, {against}'s has {theirs.shape}")
+        difference = ours.astype(np.float64) - theirs
+        if not np.isfinite(difference).all():
+            raise VerificationError(f"{stage}: output {name} is not finite, or {against}'s is not; check the weights")
+        norm = float(np.linalg.norm(theirs.astype(np.float64)))
+        max_abs = max(max_abs, float(np.max(np.abs(difference), initial=0.0)))
+        rel_l2 = max(rel_l2, float(np.linalg.norm(difference)) / (norm or 1.0))
+    passed = None if tolerance is None else rel_l2 <= tolerance
+    return Check(stage, against, max_abs, rel_l2, tolerance, passed)
+
+
+@torch.inference_mode()
+def run_torch(model: nn.Module, images: NDArray[np.float32], batch: int) -> Outputs:
+    """Outputs of a PyTorch model for ``images`` [K, C, H, W], taken ``batch`` at a time.
+
+    They are named by their place among the tensors that the model returns, whatever holds them: the order of the
+    exported model's outputs.
+    """
+    parts = [_named(model(chunk)) for chunk in torch.split(torch.from_numpy(images), batch)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def run_onnx(path: Path, images: NDArray[np.float32]) -> Outputs:
+    """Outputs of a one-input ONNX model in ONNX Runtime with every graph optimization off: what the file says.
+
+    Raises:
+        KronexportError: the runtime cannot load the file, or fails in it.
+    """
+    with agent_errors():
+        session = agent.open_session("onnxruntime", str(path), 1, {"graph_optimization": "disabled"})
+        return dict(agent.infer(session, {session.inputs[0].name: images}))
+
+
+def _named(output: Any) -> dict[str, NDArray[Any]]:
+    return {str(place): tensor.numpy() for place, tensor in enumerate(tree_leaves(output))}

@@ -1,0 +1,184 @@
+"""The planner: candidates that are worth having, and the best choice among them."""
+
+import itertools
+import tomllib
+
+import numpy as np
+import pytest
+
+from kronexport.backends.profile import TargetProfile, load_target
+from kronexport.errors import GoalError
+from kronexport.factorize.gkpd import gkpd, gkpd_structure
+from kronexport.factorize.network import relative_error
+from kronexport.factorize.scan import ErrorScan
+from kronexport.lower.forms import generate_forms
+from kronexport.plan.candidates import Candidate, all_candidates
+from kronexport.plan.choose import dense_plan, make_plan, solve
+from kronexport.plan.goals import parse_goal
+from kronexport.plan.plan_file import plan_toml
+from kronexport.plan.roofline import form_seconds
+from kronexport.records import ConvGeometry, Site, Survey
+
+GEOMETRY = ConvGeometry((3, 3), (1, 1), (1, 1, 1, 1))
+
+
+def quiet(_stage: str, _done: int, _total: int) -> None:
+    """No progress."""
+
+
+def site(name: str, filters: int, channels: int, batch: int = 1) -> Site:
+    weight = filters * channels * 9
+    return Site(
+        name=name,
+        batch=batch,
+        in_channels=channels,
+        out_channels=filters,
+        geometry=GEOMETRY,
+        input_size=(14, 14),
+        output_size=(14, 14),
+        has_bias=False,
+        params=weight,
+        macs=batch * weight * 14 * 14,
+        share=0.5,
+    )
+
+
+@pytest.fixture(scope="module")
+def profile() -> TargetProfile:
+    return load_target("cpu")
+
+
+@pytest.fixture(scope="module")
+def survey() -> Survey:
+    sites = site("wide", 64, 64), site("narrow", 32, 48)
+    extra = 1000
+    return Survey(sites, (), sum(s.params for s in sites) + extra, sum(s.macs for s in sites) + extra)
+
+
+@pytest.fixture(scope="module")
+def weights(survey: Survey) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(0)
+    return {s.name: generator.standard_normal((s.out_channels, s.in_channels, 3, 3)) for s in survey.sites}
+
+
+def test_goals_are_met_by_the_plan(survey: Survey, weights: dict[str, np.ndarray], profile: TargetProfile) -> None:
+    """Params and MACs of the whole network, other layers included, stay within every goal."""
+    goals = [parse_goal("params<=0.5"), parse_goal("macs<=0.6")]
+    plan = make_plan(survey, ErrorScan(weights), goals, profile, quiet)
+    for name, limit in (("params", 0.5), ("macs", 0.6)):
+        total = sum(getattr(choice, name) for choice in plan.sites) + 1000
+        assert total <= limit * getattr(survey, name)
+        assert total >= 0.8 * limit * getattr(survey, name) or name == "macs"
+
+
+def test_a_plan_says_what_its_structure_costs(
+    survey: Survey, weights: dict[str, np.ndarray], profile: TargetProfile
+) -> None:
+    """MACs are those of the named form; the error is that of the factors, to the accuracy of the scan."""
+    plan = make_plan(survey, ErrorScan(weights), [parse_goal("macs<=0.5")], profile, quiet)
+    chosen = [(s, c) for s, c in zip(survey.sites, plan.sites, strict=True) if c.structure]
+    assert chosen
+    for place, choice in chosen:
+        assert choice.structure is not None
+        forms = {form.name: form for form in generate_forms(choice.structure, GEOMETRY, place.input_size)}
+        assert forms[choice.lowering].macs == choice.macs
+        assert form_seconds(forms[choice.lowering], profile) < form_seconds(forms["dense"], profile)
+        exact = relative_error(weights[place.name], gkpd(weights[place.name], choice.structure).to_dense())
+        assert choice.rel_error == pytest.approx(exact, abs=2e-3)
+
+
+def test_without_pressure_everything_stays_dense(
+    survey: Survey, weights: dict[str, np.ndarray], profile: TargetProfile
+) -> None:
+    """A budget that dense meets costs no accuracy."""
+    assert make_plan(survey, ErrorScan(weights), [parse_goal("params<=1")], profile, quiet) == dense_plan(
+        survey, profile
+    )
+
+
+def test_an_unreachable_goal_is_refused_with_the_reachable(
+    survey: Survey, weights: dict[str, np.ndarray], profile: TargetProfile
+) -> None:
+    """GoalError, before any work on the network."""
+    with pytest.raises(GoalError, match="cannot be met: the least"):
+        make_plan(survey, ErrorScan(weights), [parse_goal("params<=1e-6")], profile, quiet)
+
+
+def test_the_batch_counts(profile: TargetProfile) -> None:
+    """MACs of a candidate are those of all samples in the batch, as the dense site's are."""
+    one, four = site("s", 32, 32), site("s", 32, 32, batch=4)
+    weight = {"s": np.random.default_rng(0).standard_normal((32, 32, 3, 3))}
+    single, several = (all_candidates([s], ErrorScan(weight), profile, quiet)[0] for s in (one, four))
+    assert [4 * c.macs for c in single] == [c.macs for c in several]
+    assert len(single) > 1
+
+
+def test_candidates_are_a_pareto_front(survey: Survey, weights: dict[str, np.ndarray], profile: TargetProfile) -> None:
+    """Dense is among those that pay, and none is beaten by another of its kind in params, MACs and error at once."""
+    for options in all_candidates(survey.sites, ErrorScan(weights), profile, quiet):
+        assert sum(option.structure is None for option in options) == 1
+        for pays in (True, False):
+            costs = np.array([(c.params, c.macs, c.squared_error) for c in options if c.pays is pays])
+            for cost in costs:
+                assert not np.any(np.all(costs <= cost, axis=1) & np.any(costs < cost, axis=1))
+
+
+def test_the_choice_is_the_best_there_is() -> None:
+    """Equal to brute force over every combination of a small random problem."""
+    generator = np.random.default_rng(3)
+    table = [
+        [
+            Candidate(None, "dense", int(p), int(m), float(e))
+            for p, m, e in zip(*generator.integers(1, 50, (2, 5)), generator.random(5), strict=True)
+        ]
+        for _ in range(4)
+    ]
+    limits = {"params": 70.0, "macs": 80.0}
+    feasible = [
+        picks
+        for picks in itertools.product(*table)
+        if sum(c.params for c in picks) <= limits["params"] and sum(c.macs for c in picks) <= limits["macs"]
+    ]
+    best = min(sum(c.squared_error for c in picks) for picks in feasible)
+    chosen = solve(table, limits)
+    assert sum(c.params for c in chosen) <= limits["params"]
+    assert sum(c.macs for c in chosen) <= limits["macs"]
+    assert sum(c.squared_error for c in chosen) == pytest.approx(best)
+
+
+def test_goals_that_exclude_each_other_are_refused() -> None:
+    """Each limit can be met, both together cannot."""
+    options = [Candidate(None, "dense", 1, 10, 0.0), Candidate(None, "dense", 10, 1, 0.0)]
+    with pytest.raises(GoalError, match="not together"):
+        solve([options], {"params": 5.0, "macs": 5.0})
+
+
+def test_the_plan_file_names_every_site(survey: Survey, weights: dict[str, np.ndarray], profile: TargetProfile) -> None:
+    """plan.toml is valid TOML with factors, ranks and lowering of each factorized site."""
+    plan = make_plan(survey, ErrorScan(weights), [parse_goal("macs<=0.5")], profile, quiet)
+    read = tomllib.loads(plan_toml(plan))
+    assert (read["target"], read["basis"]) == (profile.name, "roofline")
+    for table, choice in zip(read["site"], plan.sites, strict=True):
+        assert table["name"] == choice.site
+        if choice.structure is not None:
+            assert [tuple(f["size"]) for f in table["factors"]] == [f.size for f in choice.structure.factors]
+            assert (tuple(table["ranks"]), table["lowering"]) == (choice.structure.ranks, choice.lowering)
+
+
+def test_the_roofline_prefers_no_transposes_and_full_lanes(profile: TargetProfile) -> None:
+    """A low-rank pair of plain convs is estimated faster than groups of four channels at equal MACs and more."""
+    plain = generate_forms(gkpd_structure((64, 1, 1, 1), (1, 64, 3, 3), 16), GEOMETRY, (14, 14))
+    grouped = generate_forms(gkpd_structure((16, 16, 1, 1), (4, 4, 3, 3), 2), GEOMETRY, (14, 14))
+    fastest = min(form_seconds(form, profile) for form in plain[1:])
+    assert fastest < form_seconds(plain[0], profile)
+    assert fastest < min(form_seconds(form, profile) for form in grouped[1:])
+
+
+def test_what_does_not_pay_is_used_only_where_goals_need_it(
+    survey: Survey, weights: dict[str, np.ndarray], profile: TargetProfile
+) -> None:
+    """On a target that is slow to launch no structure pays: none is used, until a goal cannot be met otherwise."""
+    slow = profile.model_copy(update={"roofline": profile.roofline.model_copy(update={"launch_us": 1e6})})
+    assert make_plan(survey, ErrorScan(weights), [parse_goal("macs<=1")], slow, quiet) == dense_plan(survey, slow)
+    plan = make_plan(survey, ErrorScan(weights), [parse_goal("macs<=0.5")], slow, quiet)
+    assert any(choice.structure for choice in plan.sites)

@@ -1,0 +1,60 @@
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from kronexport.errors import KronexportError
+from kronexport.ship.manifest import requirement
+from tests.ship.samples import manifest, write_model
+
+
+def test_every_key_of_the_contract_is_written(tmp_path: Path) -> None:
+    value = manifest(write_model(tmp_path / "model.onnx")).to_json()
+    assert next(iter(value)) == "schema"
+    assert set(value) == {
+        "schema",
+        "model",
+        "target",
+        "backend",
+        "artifact",
+        "precision",
+        "input",
+        "outputs",
+        "opset",
+        "ir_version",
+        "threads",
+        "runtime_options",
+        "requires",
+        "golden",
+        "kronexport_version",
+        "created",
+        "rebuild",
+    }
+    assert value["golden"] == {"file": "golden.npz", "tolerance": 1e-5, "metric": "rel_l2"}
+    assert set(value["requires"]) == {"runtime", "version", "rule", "machine"}
+    assert datetime.fromisoformat(value["created"]).utcoffset() == timedelta(0)
+
+
+def test_tensors_and_versions_are_those_of_the_file_that_ships(tmp_path: Path) -> None:
+    value = manifest(write_model(tmp_path / "model.onnx")).to_json()
+    assert value["input"] == {"name": "input", "shape": (1, 3, 8, 8), "dtype": "float32"}
+    assert value["outputs"] == ({"name": "output", "shape": (1, 4, 8, 8)},)
+    assert (value["opset"], value["ir_version"]) == (17, 8)
+
+
+def test_model_with_operators_that_are_not_standard_may_not_ship(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "model.onnx", domain="com.kronexport")
+    with pytest.raises(KronexportError, match=r"com\.kronexport::Relu"):
+        manifest(path)
+
+
+def test_dynamic_shape_is_refused_by_name(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "model.onnx", batch="batch")
+    with pytest.raises(KronexportError, match=r"input has shape \['batch', 3, 8, 8\], expected a static one"):
+        manifest(path)
+
+
+def test_engine_needs_its_exact_runtime_and_portable_files_the_least() -> None:
+    assert requirement("tensorrt", "8.6.2", ("aarch64",)).rule == "exact"
+    assert requirement("openvino", "2026.1", None).rule == "minimum"
+    assert requirement("onnxruntime", "1.23.0", ("x86_64", "AMD64")).machine == ("x86_64", "AMD64")

@@ -1,0 +1,138 @@
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from kronexport.records import Check, GoalResult, Report, Speedup
+from kronexport.ship.report_html import render_report_html, write_report_html
+from kronexport.ship.report_json import read_report_json, write_report_json
+from tests.ship.samples import HOSTILE_SITE, report, target_report, unmeasured_target
+
+VOID_TAGS = {"meta", "br", "link", "img", "hr", "input"}
+
+
+class Balance(HTMLParser):
+    """Notes every tag that is closed out of turn, and every reference to elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.wrong: list[str] = []
+        self.tags: set[str] = set()
+        self.references: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.references += [f"{name}={value}" for name, value in attrs if name in {"src", "href", "xlink:href"}]
+        if tag not in VOID_TAGS:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append(tag)
+
+
+def parsed(html: str) -> Balance:
+    balance = Balance()
+    balance.feed(html)
+    balance.close()
+    return balance
+
+
+def text_of(html: str) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html))
+
+
+def test_page_is_well_formed_and_refers_to_nothing_outside() -> None:
+    html = render_report_html(Report("m", {"a": target_report(), "b": unmeasured_target()}))
+    page = parsed(html)
+    assert page.wrong == []
+    assert page.open == []
+    assert page.references == []
+    assert not page.tags & {"script", "link", "img", "iframe"}
+    assert "://" not in html
+    assert "@import" not in html
+    assert "url(" not in html
+
+
+def test_page_holds_the_figures_of_the_report() -> None:
+    text = text_of(render_report_html(report()))
+    for figure in (
+        "269,722",
+        "134,861",
+        "0.500x",
+        "40,813,184",
+        "1,083,412",
+        "0.7656",
+        "0.9375",
+        "1,234",
+        "7,340,032",
+        "9,437,184",
+        "91.25",
+        "90.75",
+        "-0.5",
+        "1.250x its speed (95 % interval 1.200 to 1.300)",
+        "params&lt;=0.6 0.55 met",
+        "portable factorized 1e-06 2e-07 1e-05 passed",
+        "factorized dense 0.5 0.125 - approximation",
+        "16x16x3x1 * 4x4x1x3 8 folded 6,528 1,048,576 0.0312 not measured",
+        "stem grouped convolution",
+        "layers.us no profiling run",
+        "Example CPU",
+        "clocks.governor unknown",
+        "closed loop",
+        "factors are fitted to the weights alone",
+        "kronexport build --config config.toml",
+        "python x86-onnxruntime/run.py check",
+    ):
+        assert figure in text, figure
+
+
+def test_names_given_by_the_user_cannot_become_markup() -> None:
+    html = render_report_html(Report("<script>m</script>", {"a": target_report()}))
+    assert HOSTILE_SITE not in html
+    assert "layer1.&lt;script&gt;alert(1)&lt;/script&gt;" in html
+    assert "script" not in parsed(html).tags
+
+
+def test_what_was_not_measured_is_said_with_its_reason() -> None:
+    text = text_of(render_report_html(Report("m", {"jetson": unmeasured_target()})))
+    assert "Speed not measured: no device." in text
+    assert "Latency p50 (ms) not measured: no device not measured: no device -" in text
+    assert "Accuracy (evaluator&#39;s units) not measured: no device" in text
+    assert "Goals: latency&lt;=0.5 not measured." in text
+    assert "No check was run; not run: compiled." in text
+
+
+@pytest.mark.parametrize(
+    ("speedup", "sentence"),
+    [
+        (Speedup(1.5, (1.4, 1.6), "faster"), "Faster than dense: 1.500x"),
+        (Speedup(0.5, (0.4, 0.6), "slower"), "Slower than dense: 0.500x"),
+        (Speedup(1.01, (0.9, 1.1), "within noise"), "No difference in speed beyond the noise: 1.010x"),
+    ],
+)
+def test_verdict_on_speed_is_said_in_words(speedup: Speedup, sentence: str) -> None:
+    assert sentence in text_of(render_report_html(report(speedup=speedup)))
+
+
+def test_failed_check_and_missed_goal_are_said_in_the_verdict() -> None:
+    checks = (Check("lowered", "portable", 1.0, 0.5, 1e-5, passed=False),)
+    text = text_of(render_report_html(report(verification=checks, goals=(GoalResult("macs<=0.5", 0.7, met=False),))))
+    assert "Verification FAILED: lowered." in text
+    assert "macs&lt;=0.5 missed" in text
+
+
+def test_bars_are_scaled_to_the_longer_of_each_pair() -> None:
+    html = render_report_html(report())
+    widths = [float(width) for width in re.findall(r'<rect class="\w+"[^>]* width="([0-9.]+)"', html)]
+    assert len(widths) == 8
+    assert max(widths) == 380.0
+
+
+def test_page_is_the_same_when_made_again_from_report_json(tmp_path: Path) -> None:
+    write_report_html(report(), tmp_path / "first.html")
+    write_report_json(report(), tmp_path / "report.json")
+    write_report_html(read_report_json(tmp_path / "report.json"), tmp_path / "second.html")
+    assert (tmp_path / "first.html").read_bytes() == (tmp_path / "second.html").read_bytes()

@@ -1,0 +1,130 @@
+"""The figures of one target, gathered: every null gets its reason."""
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from torch import nn
+
+from kronexport.factorize.gkpd import gkpd_structure
+from kronexport.measure.pair import PairFigures, SideFigures
+from kronexport.records import (
+    Check,
+    ConvGeometry,
+    GoalResult,
+    Plan,
+    Report,
+    Site,
+    SitePlan,
+    Skipped,
+    Speedup,
+    Survey,
+    TargetReport,
+)
+from kronexport.ship.report_json import missing_reasons
+from kronexport.ship.summary import layer_table, model_figures, target_report
+from tests.ship.samples import LATENCY, figures, write_model
+
+SIDE = SideFigures(LATENCY, 1000, 900)
+MEASURED = PairFigures(SIDE, SIDE, Speedup(1.5, (1.4, 1.6), "faster"), {"cpu": "x"}, {"rounds": 5}, {})
+UNCOMPILED = Check("compiled", "simplified", None, None, None, None)
+
+
+def gathered(**changes: Any) -> TargetReport:
+    values: dict[str, Any] = {
+        "precision": "fp32",
+        "skipped": (Skipped("stem", "is grouped (5 groups)"),),
+        "dense": figures(),
+        "compressed": figures(),
+        "measured": MEASURED,
+        "no_device": None,
+        "unevaluated": "",
+        "goals": (GoalResult("macs<=0.5", 0.4, met=True),),
+        "checks": (),
+        "layers": (),
+        "notes": ("a note",),
+    }
+    return target_report(**(values | changes))
+
+
+def complete(report: TargetReport) -> bool:
+    return missing_reasons(Report("net", {"target": report})) == []
+
+
+def test_what_was_measured_is_taken_over() -> None:
+    report = gathered()
+    assert (report.speedup, report.environment, report.protocol) == (
+        MEASURED.speedup,
+        MEASURED.environment,
+        MEASURED.protocol,
+    )
+    assert report.notes == ("a note",)
+    assert complete(report)
+
+
+def test_without_a_device_every_figure_says_so() -> None:
+    nothing = figures(latency_ms=None, peak_memory_bytes=None, build_peak_memory_bytes=None, accuracy=None)
+    report = gathered(
+        dense=nothing,
+        compressed=nothing,
+        measured=None,
+        no_device="no device",
+        unevaluated="no --evaluate was given",
+        goals=(GoalResult("latency<=0.5", None, None),),
+        checks=(UNCOMPILED,),
+    )
+    assert complete(report)
+    assert report.speedup is None
+    assert {report.unmeasured[key] for key in ("compressed.latency_ms", "speedup", "goals.latency<=0.5")} == {
+        "no device"
+    }
+
+
+def test_without_an_evaluator_only_the_accuracy_is_missing() -> None:
+    unscored = figures(accuracy=None)
+    report = gathered(dense=unscored, compressed=unscored, unevaluated="no --evaluate was given")
+    assert complete(report)
+    assert report.unmeasured["dense.accuracy"] == "no --evaluate was given"
+    assert "dense.latency_ms" not in report.unmeasured
+
+
+def test_memory_that_could_not_be_measured_keeps_its_reason() -> None:
+    unknown = figures(peak_memory_bytes=None, build_peak_memory_bytes=None)
+    keys = [f"{side}.{key}_bytes" for side in ("dense", "compressed") for key in ("peak_memory", "build_peak_memory")]
+    measured = PairFigures(SIDE, SIDE, MEASURED.speedup, {}, {}, dict.fromkeys(keys, "no clear_refs"))
+    report = gathered(dense=unknown, compressed=unknown, measured=measured)
+    assert complete(report)
+    assert report.unmeasured["dense.peak_memory_bytes"] == "no clear_refs"
+
+
+def test_figures_are_those_of_the_file_that_ships(tmp_path: Path) -> None:
+    """MACs and bytes of the ONNX; params of the module, a shared one once."""
+    path = write_model(tmp_path / "model.onnx")
+    onnx.shape_inference.infer_shapes_path(path)  # what ships has its shapes
+    conv = nn.Conv2d(3, 4, 3)
+    shared = nn.ModuleList([conv, conv])
+    found = model_figures(shared, path, SIDE, 91.5)
+    assert (found.params, found.macs, found.bytes) == (4 * 3 * 9 + 4, 4 * 8 * 8 * 3 * 9, path.stat().st_size)
+    assert (found.latency_ms, found.peak_memory_bytes, found.build_peak_memory_bytes) == (LATENCY, 1000, 900)
+    assert found.accuracy == 91.5
+    assert model_figures(shared, path, None, None).latency_ms is None
+
+
+@pytest.fixture
+def site() -> Site:
+    return Site("conv", 1, 4, 6, ConvGeometry((3, 3)), (8, 8), (6, 6), has_bias=True, params=222, macs=7776, share=1.0)
+
+
+def test_a_factorized_layer_shows_its_structure_and_exact_error(site: Site) -> None:
+    structure = gkpd_structure((3, 2, 3, 1), (2, 2, 1, 3), 2)
+    plan = Plan("t", (SitePlan("conv", structure, "grouped-1-2", 66, 2000, 0.3),), "roofline")
+    (row,) = layer_table(Survey((site,), (), 222, 7776), plan, {"conv": 0.3125})
+    assert (row.site, row.method, row.structure, row.ranks) == ("conv", "gkpd", "3x2x3x1 * 2x2x1x3", (2,))
+    assert (row.lowering, row.params, row.macs, row.rel_error) == ("grouped-1-2", 66, 2000, 0.3125)
+
+
+def test_a_dense_layer_shows_its_shape(site: Site) -> None:
+    plan = Plan("t", (SitePlan("conv", None, "dense", 222, 7776, 0.0),), "roofline")
+    (row,) = layer_table(Survey((site,), (), 222, 7776), plan, {})
+    assert (row.method, row.structure, row.ranks, row.rel_error) == ("dense", "6x4x3x3", (), 0.0)
