@@ -1,0 +1,23 @@
+"""kronexport: Kronecker-factorized CNNs as plain ONNX, measured on the device they ship to.
+
+Importing this loads neither torch nor a runtime; each public name is loaded when it is first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kronexport.export.module import KroneckerConv2d
+    from kronexport.pipeline import build
+
+__version__ = "0.1.0"
+
+_HOME = {"build": "kronexport.pipeline", "KroneckerConv2d": "kronexport.export.module"}
+
+__all__ = ["KroneckerConv2d", "__version__", "build"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)

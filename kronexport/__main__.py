@@ -1,0 +1,5 @@
+"""``python -m kronexport``."""
+
+from kronexport.cli import main
+
+main()

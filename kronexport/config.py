@@ -1,0 +1,131 @@
+"""The resolved configuration of a build: flags and ``build.toml`` in one validated object."""
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kronexport.errors import UserInputError
+from kronexport.records import Precision
+
+_FILES = ("weights", "calibration", "out")
+"""Keys that hold a path: a relative one resolves from the file that it stands in."""
+
+_FUNCTIONS = ("model", "calibration", "evaluate")
+"""Keys that may hold ``path/file.py:function``, whose path resolves alike."""
+
+
+class MeasureConfig(BaseModel):
+    """``[measure]``: how long to time. ``threads`` overrides the target's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    threads: int | None = Field(None, ge=1, description="runtime threads; default: the target's")
+    seconds: float = Field(5.0, gt=0, description="timed seconds for each network")
+    rounds: int = Field(20, ge=3, description="interleaved rounds that the time is split into")
+    warmup_seconds: float = Field(1.0, ge=0, description="untimed seconds before")
+
+
+class BuildConfig(BaseModel):
+    """What ``kronexport build`` was asked to do; the keys of ``build.toml`` and the flags have the same names."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = Field(description="sample:NAME, pkg.mod:factory or path/file.py:factory")
+    weights: Path | None = Field(None, description="state dict: .safetensors .pt .pth .th .npz")
+    input: str | None = Field(None, description="[NAME=]1x3x224x224; samples bring their own")
+    calibration: str | None = Field(None, description=".npy, .npz, folder of images or mod:function")
+    mean: tuple[float, ...] | None = Field(None, description="of a folder of images, per channel, pixels in 0..1")
+    std: tuple[float, ...] | None = Field(None, description="of a folder of images, per channel, pixels in 0..1")
+    evaluate: str | None = Field(None, description="mod:function called with a predictor; returns one number")
+    target: tuple[str, ...] = Field(("cpu",), min_length=1, description="targets or aliases")
+    goal: tuple[str, ...] = Field((), description="NAME<=NUMBER[UNIT]")
+    include: tuple[str, ...] = Field((), description="patterns of site names to factorize")
+    exclude: tuple[str, ...] = Field((), description="patterns of site names to leave dense")
+    precision: Precision = Field("fp32", description="what the engine computes in")
+    threads: int | None = Field(None, ge=1, description="runtime threads; default: the target's")
+    allow_unmeasured: bool = Field(default=False, description="exit 0 where a goal cannot be measured")
+    out: Path = Field(Path("kronexport-out"), description="output folder")
+    measure: MeasureConfig = MeasureConfig()
+
+
+def load_config(file: Path | None, flags: Mapping[str, Any], overrides: Sequence[str]) -> BuildConfig:
+    """Merge ``file`` < ``--set a.b=c`` < ``flags`` (those not None) and validate.
+
+    Raises:
+        UserInputError: the file is missing or no TOML, a key is unknown, or a value is wrong.
+    """
+    merged = {} if file is None else _read(file)
+    for override in overrides:
+        _apply(merged, override)
+    merged.update({key.replace("_", "-"): value for key, value in flags.items() if value is not None})
+    if "model" not in merged:
+        raise UserInputError("build: no MODEL given; expected sample:NAME, pkg.mod:factory or path/file.py:factory")
+    try:
+        return BuildConfig.model_validate({key.replace("-", "_"): value for key, value in merged.items()})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        hint = _known_keys(first["loc"]) if first["type"] == "extra_forbidden" else ""
+        source = "configuration" if file is None else str(file)
+        raise UserInputError(f"{source}: {where}: {first['msg']}, got {first['input']!r}{hint}") from error
+
+
+def config_toml(config: BuildConfig) -> str:
+    """The resolved configuration as TOML that ``--config`` reads back from any folder: its paths are absolute.
+
+    Keys without a value are left out.
+    """
+    data = _from_folder(config.model_dump(mode="json", exclude_none=True), Path.cwd())
+    return tomli_w.dumps({key.replace("_", "-"): value for key, value in data.items()})
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        data = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserInputError(f"--config {file}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserInputError(f"--config {file}: not valid TOML: {error}") from error
+    return _from_folder(data, file.parent)
+
+
+def _from_folder(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """``data`` with its relative paths taken from ``folder``; samples and dotted modules stay as they are."""
+    resolved = dict(data)
+    for key in data.keys() & {*_FILES, *_FUNCTIONS}:
+        source, colon, function = str(data[key]).rpartition(":")
+        if key in _FUNCTIONS and source.endswith(".py"):
+            resolved[key] = f"{folder / Path(source).expanduser()}:{function}"
+        elif key in _FILES and not colon and isinstance(data[key], str):
+            resolved[key] = str(folder / Path(data[key]).expanduser())
+    return resolved
+
+
+def _known_keys(location: tuple[int | str, ...]) -> str:
+    """What may stand beside an unknown key; those of ``[measure]`` for one in it."""
+    table = MeasureConfig if len(location) > 1 else BuildConfig
+    known = [name if len(location) > 1 else name.replace("_", "-") for name in table.model_fields]
+    close = difflib.get_close_matches(str(location[-1]).replace("_", "-"), known, 1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"; {hint}Known: {', '.join(known)}"
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserInputError(f"--set {override!r}: expected KEY=VALUE, for example measure.seconds=10")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = key.split(".")
+    for parent in parents:
+        data = data.setdefault(parent, {})
+        if not isinstance(data, dict):
+            raise UserInputError(f"--set {override!r}: {parent!r} is a value, not a table")
+    data[last] = value

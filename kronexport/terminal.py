@@ -1,0 +1,170 @@
+"""What the commands print for people: progress on stderr, tables on stdout, 80 columns, no colour into a pipe."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from kronexport.records import LatencyStats, ModelFigures, ProgressCallback, Report, TargetReport
+
+if TYPE_CHECKING:
+    from kronexport.backends.doctor import Finding
+    from kronexport.measure.latency import BenchResult
+    from kronexport.pipeline import DryRun
+
+
+@contextmanager
+def progress() -> Iterator[ProgressCallback]:
+    """A callback that shows the stage at work on stderr; a line a stage where that is no terminal."""
+    console = Console(stderr=True)
+    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def tell(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                for task in tasks.values():
+                    bars.remove_task(task)
+                tasks.clear()
+                tasks[stage] = bars.add_task(stage, total=None if done == 0 else total)
+                if not console.is_terminal:
+                    console.print(stage, highlight=False)
+            bars.update(tasks[stage], completed=done, total=None if done == 0 else total)
+
+        yield tell
+
+
+def print_report(report: Report) -> None:
+    """The figures of every target, dense against compressed."""
+    console = Console()
+    for name, target in report.targets.items():
+        table = Table(title=f"{report.model} on {name}", title_justify="left")
+        for column in ("", "dense", "compressed", "ratio"):
+            table.add_column(column, justify="left" if not column else "right")
+        for row in _rows(target):
+            table.add_row(*row)
+        console.print(table)
+        console.print(_verdict(target), highlight=False)
+        for goal in target.goals:
+            state = {True: "met", False: "MISSED", None: "not measured"}[goal.met]
+            reached = "" if goal.value is None else f", reached {goal.value:.4g}"
+            console.print(f"goal {goal.expr}: {state}{reached}", highlight=False)
+        for check in target.verification:
+            if check.rel_l2 is not None:
+                limit = "an approximation" if check.tolerance is None else f"at most {check.tolerance:.0e}"
+                console.print(f"{check.stage} against {check.against}: {check.rel_l2:.1e} ({limit})", highlight=False)
+
+
+def print_bench(result: "BenchResult") -> None:
+    """Latencies and the paired ratio to the first model."""
+    table = Table("", "n", "p50 ms", "p95 ms", "p99 ms")
+    for name, stats in result.latency_ms.items():
+        table.add_row(name, str(stats.n), f"{stats.p50:.3f}", f"{stats.p95:.3f}", f"{stats.p99:.3f}")
+    console = Console()
+    console.print(table)
+    for name, speedup in result.speedups.items():
+        low, high = speedup.ci95
+        text = f"{name}: {speedup.median:.2f}x as fast as dense, 95 % {low:.2f} to {high:.2f}: {speedup.verdict}"
+        console.print(text, highlight=False)
+
+
+def plan_json(found: "DryRun") -> dict[str, Any]:
+    """What a dry run found, as JSON values."""
+    survey = found.project.survey
+    return {
+        "model": found.project.name,
+        "params": survey.params,
+        "macs": survey.macs,
+        "skipped": [{"site": entry.site, "reason": entry.reason} for entry in survey.skipped],
+        "targets": {
+            plan.target: [
+                {
+                    "site": choice.site,
+                    "structure": None if choice.structure is None else str(choice.structure),
+                    "ranks": [] if choice.structure is None else list(choice.structure.ranks),
+                    "lowering": choice.lowering,
+                    "params": choice.params,
+                    "macs": choice.macs,
+                    "rel_error": choice.rel_error,
+                }
+                for choice in plan.sites
+            ]
+            for plan in found.plans
+        },
+    }
+
+
+def print_plan(found: "DryRun") -> None:
+    """The plan of each target, site by site, and what is skipped."""
+    console = Console()
+    for plan in found.plans:
+        table = Table("site", "structure", "rank", "lowering", "MACs", "error", title=f"plan for {plan.target}")
+        for choice in plan.sites:
+            structure = "dense" if choice.structure is None else str(choice.structure)
+            ranks = "" if choice.structure is None else ",".join(map(str, choice.structure.ranks))
+            macs, error = f"{choice.macs / 1e6:.2f}M", f"{choice.rel_error:.3f}"
+            table.add_row(choice.site, structure, ranks, choice.lowering, macs, error)
+        console.print(table)
+    for skipped in found.project.survey.skipped:
+        console.print(f"skipped {skipped.site}: {skipped.reason}", highlight=False)
+
+
+def print_facts(data: dict[str, Any]) -> None:
+    """Nested values as an indented list."""
+    _print_nested(Console(), data, "")
+
+
+def print_findings(findings: "Sequence[Finding]") -> None:
+    """One line a finding, with what mends it."""
+    console = Console()
+    for finding in findings:
+        state = "ok     " if finding.ok else "missing"
+        remedy = "" if finding.ok or not finding.remedy else f"  ->  {finding.remedy}"
+        console.print(f"{state} {finding.name}: {finding.version or '-'}{remedy}", highlight=False, soft_wrap=True)
+
+
+def _rows(target: TargetReport) -> Iterator[tuple[str, str, str, str]]:
+    dense, compressed = target.dense, target.compressed
+    for label, field in (("params", "params"), ("MACs", "macs"), ("model.onnx bytes", "bytes")):
+        yield _row(label, getattr(dense, field), getattr(compressed, field), "{:,}")
+    yield _row("latency p50 ms", _p50(dense.latency_ms), _p50(compressed.latency_ms), "{:.3f}")
+    yield _row("peak memory bytes", dense.peak_memory_bytes, compressed.peak_memory_bytes, "{:,}")
+    yield _accuracy(dense, compressed)
+
+
+def _row(label: str, dense: float | None, compressed: float | None, form: str) -> tuple[str, str, str, str]:
+    if dense is None or compressed is None:
+        return label, "not measured", "not measured", ""
+    ratio = f"{compressed / dense:.3f}" if dense else ""
+    return label, form.format(dense), form.format(compressed), ratio
+
+
+def _accuracy(dense: ModelFigures, compressed: ModelFigures) -> tuple[str, str, str, str]:
+    if dense.accuracy is None or compressed.accuracy is None:
+        return "accuracy", "not measured", "not measured", ""
+    drop = compressed.accuracy - dense.accuracy
+    return "accuracy", f"{dense.accuracy:.2f}", f"{compressed.accuracy:.2f}", f"{drop:+.2f}"
+
+
+def _p50(stats: LatencyStats | None) -> float | None:
+    return None if stats is None else stats.p50
+
+
+def _verdict(target: TargetReport) -> str:
+    if target.speedup is None:
+        return f"speed: not measured ({target.unmeasured['speedup']})"
+    low, high = target.speedup.ci95
+    return f"speed-up {target.speedup.median:.2f}x, 95 % {low:.2f} to {high:.2f}: {target.speedup.verdict}"
+
+
+def _print_nested(console: Console, value: Any, indent: str) -> None:
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, item in items:
+        if isinstance(item, dict | list) and item:
+            console.print(f"{indent}{key}:", highlight=False)
+            _print_nested(console, item, indent + "  ")
+        else:
+            console.print(f"{indent}{key}: {item}", highlight=False, soft_wrap=True)
