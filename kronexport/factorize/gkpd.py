@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import eigvalsh
 
 from kronexport.errors import UserInputError
 from kronexport.factorize.network import KroneckerNetwork
@@ -95,7 +94,7 @@ def squared_errors(weight: NDArray[Any], structure: Structure) -> NDArray[np.flo
     matrix = rearrange(weight.astype(np.float32), structure)
     if matrix.shape[0] > matrix.shape[1]:
         matrix = matrix.T
-    energies = eigvalsh(matrix @ matrix.T, overwrite_a=True, check_finite=False)[::-1].astype(np.float64)
+    energies = np.linalg.eigvalsh(matrix @ matrix.T)[::-1].astype(np.float64)
     total = float(np.sum(np.square(weight, dtype=np.float64)))
     if total == 0:
         return np.zeros(len(energies))
