@@ -22,6 +22,7 @@ def clean_up(model: ir.Model) -> ir.Model:
     sequence = ir.passes.Sequential(
         passes.IdentityEliminationPass(),
         RewritePass(RULES),
+        passes.IdentityEliminationPass(),  # what two cancelled Transposes leave behind
         passes.CommonSubexpressionEliminationPass(),
         passes.RemoveUnusedNodesPass(),
         passes.DeduplicateInitializersPass(),

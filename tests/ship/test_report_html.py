@@ -76,7 +76,7 @@ def test_page_holds_the_figures_of_the_report() -> None:
         "params&lt;=0.6 0.55 met",
         "portable factorized 1e-06 2e-07 1e-05 passed",
         "factorized dense 0.5 0.125 - approximation",
-        "16x16x3x1 * 4x4x1x3 8 folded 6,528 1,048,576 0.0312 not measured",
+        "16x16x3x1 * 4x4x1x3 8 folded 6,528 1,048,576 0.0312 ",
         "stem grouped convolution",
         "layers.us no profiling run",
         "Example CPU",
