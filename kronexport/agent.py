@@ -34,6 +34,7 @@ EXIT_FAILURE, EXIT_INPUT, EXIT_RUNTIME, EXIT_NUMBERS, EXIT_BUNDLE, EXIT_INTERRUP
 
 BOOTSTRAP_RESAMPLES = 2000
 MIN_ROUNDS_FOR_VERDICT = 5  # fewer paired rounds may all point one way by chance
+NOISE_FLOOR = 0.02  # one model opened twice in a process differed by up to 1.7 %, whatever the interval said
 SETTLE_SECONDS = 0.02  # worker threads of the candidate before spin for some milliseconds after its last inference
 
 Arrays = Dict[str, Any]  # name -> numpy array
@@ -317,7 +318,8 @@ def paired_speedup(baseline: Sequence[Sequence[float]], candidate: Sequence[Sequ
     """Median over rounds of (baseline's median / candidate's median), with a bootstrap 95 % interval over rounds.
 
     The two of a pair ran within one round, so that what slows the machine for longer than a round falls on both; the
-    round, not the inference, is resampled, because inferences of one round are not independent.
+    round, not the inference, is resampled, because inferences of one round are not independent. A verdict needs the
+    whole interval beyond NOISE_FLOOR, since two sessions of one model differ by about as much for as long as they live.
 
     Args:
         baseline: Milliseconds, one list a round.
@@ -330,7 +332,7 @@ def paired_speedup(baseline: Sequence[Sequence[float]], candidate: Sequence[Sequ
     low, high = (float(bound) for bound in np.percentile(np.median(resampled, axis=1), [2.5, 97.5]))
     verdict = "within noise"
     if len(ratios) >= MIN_ROUNDS_FOR_VERDICT:
-        verdict = "faster" if low > 1 else "slower" if high < 1 else verdict
+        verdict = "faster" if low > 1 + NOISE_FLOOR else "slower" if high < 1 - NOISE_FLOOR else verdict
     return {"median": float(np.median(ratios)), "ci95": [low, high], "verdict": verdict}
 
 
@@ -513,6 +515,7 @@ def _protocol(timing: Json) -> Json:
         "seed": timing["seed"],
         "order": "interleaved round by round, the first candidate moves on by one each round",
         "settle_seconds": SETTLE_SECONDS,
+        "noise_floor": NOISE_FLOOR,
         "settle": "untimed inferences at the start of each candidate's turn in a round",
         "clock": "time.perf_counter, garbage collection off",
         "statistics": "all samples kept, none dropped; percentiles interpolated linearly; std with n - 1",

@@ -121,9 +121,10 @@ def bench(
 ) -> None:
     """Time a bundle again, interleaved with its dense network."""
     from kronexport import terminal  # noqa: PLC0415  loads rich
+    from kronexport.measure.setting import Timing  # noqa: PLC0415  loads numpy
     from kronexport.ship.rebench import bench_bundle  # noqa: PLC0415  loads numpy
 
-    result = bench_bundle(bundle, against=against, threads=threads, seconds=seconds, rounds=rounds)
+    result = bench_bundle(bundle, against=against, threads=threads, timing=Timing(seconds, rounds))
     _print_json_or(as_json, dataclasses.asdict(result), lambda: terminal.print_bench(result))
 
 

@@ -35,6 +35,7 @@ from kronexport.factorize.scan import ErrorScan
 from kronexport.files import write_text_aside
 from kronexport.lower.lowering import lower
 from kronexport.measure.pair import PairFigures, measure_pair
+from kronexport.measure.setting import Setting, Timing
 from kronexport.plan.choose import dense_plan, make_plan
 from kronexport.plan.goals import DEFAULT_GOALS, Goal, judge, missed_goals, parse_goal
 from kronexport.plan.plan_file import plan_toml
@@ -248,8 +249,8 @@ def realize(job: Job, plan: Plan, model: nn.Module, exported: ir.Model, name: st
     lowered = lower(exported, plan.forms, job.profile.opset)
     portable = exported.clone()
     attach_functions(portable)
-    ir.save(portable, folder / "portable.onnx")
-    ir.save(lowered, folder / "lowered.onnx")
+    save_model(portable, folder / "portable.onnx")
+    save_model(lowered, folder / "lowered.onnx")
     job.progress(f"verify {name}", 0, 1)
     verified = verify_stages(
         job.project.module,
@@ -276,17 +277,12 @@ def measure_stage(job: Job, dense: Network, compressed: Network) -> PairFigures 
     if dense.compiled.artifact is None or compressed.compiled.artifact is None:
         return None
     job.progress("measure", 0, 1)
-    timing = job.config.measure
+    options = job.config.measure
     return measure_pair(
         dense.compiled.artifact,
         compressed.compiled.artifact,
-        runtime=job.profile.backend,
-        threads=job.threads,
-        input_name=job.project.input.name,
-        shape=job.project.input.shape,
-        seconds=timing.seconds,
-        rounds=timing.rounds,
-        warmup_seconds=timing.warmup_seconds,
+        Setting(job.profile.backend, job.threads, job.project.input),
+        Timing(options.seconds, options.rounds, options.warmup_seconds),
     )
 
 

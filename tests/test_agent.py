@@ -219,7 +219,7 @@ def test_verdict_follows_from_the_interval(baseline: list[float], candidate: lis
     speedup = agent.paired_speedup([[v] for v in baseline[:count]], [[v] for v in candidate[:count]], seed)
     low, high = speedup["ci95"]
     assert low <= speedup["median"] <= high
-    assert speedup["verdict"] == ("faster" if low > 1 else "slower" if high < 1 else "within noise")
+    assert speedup["verdict"] == ("faster" if low > 1.02 else "slower" if high < 0.98 else "within noise")
 
 
 def test_slow_phase_that_falls_on_a_whole_round_does_not_move_the_ratio() -> None:

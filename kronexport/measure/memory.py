@@ -1,11 +1,11 @@
 """Peak memory that one model adds to a fresh process (design: Measuring)."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from kronexport.measure.process import run_agent
+from kronexport.measure.setting import Setting
 
 TIMEOUT_SECONDS: Final = 600.0
 
@@ -25,42 +25,15 @@ class MemoryResult:
     environment: dict[str, Any]
 
 
-def measure_memory(
-    model: Path,
-    *,
-    runtime: str,
-    threads: int,
-    input_name: str,
-    shape: Sequence[int],
-    iterations: int = 5,
-    options: Mapping[str, Any] | None = None,
-    seed: int = 0,
-) -> MemoryResult:
-    """Loads ``model`` in a process of its own and runs ``iterations`` inferences.
+def measure_memory(model: Path, setting: Setting, iterations: int = 5) -> MemoryResult:
+    """Loads ``model`` in a process of its own and runs ``iterations`` inferences after loading.
 
-    Args:
-        model: The file to load.
-        runtime: "onnxruntime" or "openvino".
-        threads: Threads of one inference.
-        input_name: The model's one input.
-        shape: Its static shape [N, C, H, W]; it gets seeded standard normal values, which count as memory.
-        iterations: Inferences after loading.
-        options: Differences from the agent's runtime options.
-        seed: Of the input.
+    The values of the input count as memory.
 
     Raises:
         KronexportError: As ``run_agent``.
     """
-    job = {
-        "task": "memory",
-        "runtime": runtime,
-        "threads": threads,
-        "options": dict(options or {}),
-        "models": [{"name": model.name, "path": str(model.resolve())}],
-        "input": {"name": input_name, "shape": list(shape)},
-        "iterations": iterations,
-        "seed": seed,
-    }
+    job = setting.job("memory", {model.name: model}) | {"iterations": iterations}
     result = run_agent(job, timeout_seconds=TIMEOUT_SECONDS)
     return MemoryResult(
         peak_memory_bytes=result["peak_memory_bytes"],

@@ -1,12 +1,12 @@
 """The stage ``measure``: a compressed network against its dense self, in time and in memory."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kronexport.measure.latency import measure_latency
+from kronexport.measure.latency import bench_models
 from kronexport.measure.memory import MemoryResult, measure_memory
+from kronexport.measure.setting import Setting, Timing
 from kronexport.records import LatencyStats, Speedup
 
 
@@ -31,41 +31,19 @@ class PairFigures:
     unmeasured: dict[str, str]
 
 
-def measure_pair(
-    dense: Path,
-    compressed: Path,
-    *,
-    runtime: str,
-    threads: int,
-    input_name: str,
-    shape: Sequence[int],
-    seconds: float,
-    rounds: int,
-    warmup_seconds: float,
-) -> PairFigures:
+def measure_pair(dense: Path, compressed: Path, setting: Setting, timing: Timing) -> PairFigures:
     """Latency interleaved in one fresh process, then the memory of each in a process of its own.
 
-    Arguments and errors as ``measure_latency``.
+    Raises:
+        KronexportError: As ``run_agent``.
     """
-    latency = measure_latency(
-        dense,
-        compressed,
-        runtime=runtime,
-        threads=threads,
-        input_name=input_name,
-        shape=shape,
-        seconds=seconds,
-        rounds=rounds,
-        warmup_seconds=warmup_seconds,
-    )
-    memory = {
-        side: measure_memory(path, runtime=runtime, threads=threads, input_name=input_name, shape=shape)
-        for side, path in (("dense", dense), ("compressed", compressed))
-    }
+    models = {"dense": dense, "compressed": compressed}
+    latency = bench_models(models, setting, timing)
+    memory = {side: measure_memory(path, setting) for side, path in models.items()}
     return PairFigures(
-        dense=_side(latency.dense, memory["dense"]),
-        compressed=_side(latency.compressed, memory["compressed"]),
-        speedup=latency.speedup,
+        dense=_side(latency.latency_ms["dense"], memory["dense"]),
+        compressed=_side(latency.latency_ms["compressed"], memory["compressed"]),
+        speedup=latency.speedups["compressed"],
         environment=latency.environment,
         protocol={**latency.protocol, "memory": memory["dense"].method},
         unmeasured={

@@ -118,7 +118,7 @@ def missed_goals(report: Report, *, allow_unmeasured: bool) -> list[GoalError]:
                 lines.append(f"{name}: goal {goal.expr} missed: reached {goal.value:.4g}")
             elif goal.met is None and not allow_unmeasured:
                 reason = target.unmeasured[f"goals.{goal.expr}"]
-                lines.append(f"{name}: goal {goal.expr} not measured: {reason}; accept that with --allow-unmeasured")
+                lines.append(f"{name}: goal {goal.expr}: {reason}; accept that with --allow-unmeasured")
         if lines:
             errors.append(GoalError("\n".join(lines)))
     return errors

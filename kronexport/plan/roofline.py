@@ -11,25 +11,24 @@ import math
 
 from kronexport.backends.profile import TargetProfile
 from kronexport.lower.forms import Form
-from kronexport.records import Pair
+from kronexport.records import ConvGeometry, Pair
 
 FLOAT_BYTES = 4
 
 
-def _dense_seconds(form: Form, profile: TargetProfile) -> float:
-    """Estimate for the layer's own dense conv."""
-    filters, channels, *_ = form.structure.weight_shape
-    output = form.geometry.output_size(form.input_size)
-    kernel = math.prod(form.geometry.kernel)
-    moved = channels * math.prod(form.input_size) + filters * math.prod(output) + filters * channels * kernel
-    macs = math.prod(output) * kernel * _padded(channels, profile) * _padded(filters, profile)
+def conv_seconds(channels: Pair, geometry: ConvGeometry, input_size: Pair, profile: TargetProfile) -> float:
+    """Estimate for a plain conv with ``channels`` = (F, C) at batch 1, in seconds."""
+    output = geometry.output_size(input_size)
+    kernel = math.prod(geometry.kernel)
+    moved = channels[1] * math.prod(input_size) + channels[0] * math.prod(output) + math.prod(channels) * kernel
+    macs = math.prod(output) * kernel * math.prod(_padded(count, profile) for count in channels)
     return _node(macs, moved, profile)
 
 
 def form_seconds(form: Form, profile: TargetProfile) -> float:
     """Estimate for one inference of a form at batch 1, in seconds."""
     if not form.steps:
-        return _dense_seconds(form, profile)
+        return conv_seconds(form.structure.weight_shape[:2], form.geometry, form.input_size, profile)
     total = 0.0
     for step in form.steps:
         size, output = step.contraction.input_size, step.contraction.output_size

@@ -8,21 +8,20 @@ from kronexport.backends import BACKENDS
 from kronexport.backends.profile import load_target
 from kronexport.errors import UserInputError
 from kronexport.measure.latency import BenchResult, bench_models
+from kronexport.measure.setting import Setting, Timing
+from kronexport.records import InputSpec
 from kronexport.ship.bundle import verify_bundle
 from kronexport.ship.output import OutputFolder
 
 
-def bench_bundle(
-    bundle: Path, *, against: Path | None, threads: int | None, seconds: float, rounds: int
-) -> BenchResult:
+def bench_bundle(bundle: Path, *, against: Path | None, threads: int | None, timing: Timing) -> BenchResult:
     """Time the engine of an intact bundle, interleaved with a dense model compiled the same way.
 
     Args:
         bundle: OUT/<target>, or a copy of it.
         against: an ONNX model with the same input; None: the dense.onnx of the output that holds the bundle.
         threads: of one inference; None: those of the manifest.
-        seconds: timed seconds for each network.
-        rounds: interleaved rounds that they are spread over.
+        timing: for how long.
 
     Raises:
         BundleError, MissingRuntimeError: the bundle is damaged, or does not fit this machine.
@@ -34,17 +33,14 @@ def bench_bundle(
     if not dense.is_file():
         raise UserInputError(f"{dense}: no dense model to compare with; name one with --against")
     profile = load_target(manifest["target"])
+    spec = InputSpec(manifest["input"]["name"], tuple(manifest["input"]["shape"]))
+    setting = Setting(manifest["backend"], threads or manifest["threads"], spec, manifest["runtime_options"])
     with tempfile.TemporaryDirectory(prefix="kronexport-bench-") as work:
         compiled = BACKENDS[profile.backend].compile(dense, Path(work), profile)
         if compiled.artifact is None:
             raise UserInputError(f"{bundle}: {compiled.reason}; run build_engine.sh on the board")
         return bench_models(
             {"dense": compiled.artifact, "bundle": bundle / manifest["artifact"]},
-            runtime=manifest["backend"],
-            threads=threads or manifest["threads"],
-            input_name=manifest["input"]["name"],
-            shape=manifest["input"]["shape"],
-            seconds=seconds,
-            rounds=rounds,
-            options=manifest["runtime_options"],
+            setting,
+            timing,
         )

@@ -163,3 +163,8 @@ def _check_output(output: object, shape: str) -> None:
             f"--input {shape}: the model returned a {type(output).__name__}{holding}; expected a tensor, or a tuple, "
             f"list or dict of tensors; wrap the model in one that returns only these"
         )
+    if any(leaf.ndim == 0 for leaf in leaves):
+        raise UserInputError(
+            f"--input {shape}: the model returned a scalar; expected outputs whose first axis is the batch; "
+            f"wrap the model in one that returns those"
+        )

@@ -6,14 +6,14 @@ import pytest
 
 from kronexport.errors import UserInputError
 from kronexport.measure.memory import measure_memory
+from kronexport.measure.setting import Setting
+from kronexport.records import InputSpec
 from tests.measure.samples import INPUT, SHAPE, save_model
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_peaks_are_ordered_or_null_with_a_reason(runtime: str, tmp_path: Path) -> None:
-    result = measure_memory(
-        save_model(tmp_path / "model.onnx"), runtime=runtime, threads=1, input_name=INPUT, shape=SHAPE
-    )
+    result = measure_memory(save_model(tmp_path / "model.onnx"), Setting(runtime, 1, InputSpec(INPUT, SHAPE)))
     assert "VmHWM" in result.method
     if result.build_peak_memory_bytes is None or result.peak_memory_bytes is None:
         assert result.reason
@@ -30,10 +30,7 @@ def test_larger_input_needs_more_memory(tmp_path: Path) -> None:
     peaks = [
         measure_memory(
             save_model(tmp_path / f"{batch}.onnx", batch=batch),
-            runtime="onnxruntime",
-            threads=1,
-            input_name=INPUT,
-            shape=(batch, *SHAPE[1:]),
+            Setting("onnxruntime", 1, InputSpec(INPUT, (batch, *SHAPE[1:]))),
         ).peak_memory_bytes
         for batch in batches
     ]
@@ -45,4 +42,4 @@ def test_larger_input_needs_more_memory(tmp_path: Path) -> None:
 
 def test_runtime_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserInputError, match="tvm"):
-        measure_memory(save_model(tmp_path / "m.onnx"), runtime="tvm", threads=1, input_name=INPUT, shape=SHAPE)
+        measure_memory(save_model(tmp_path / "m.onnx"), Setting("tvm", 1, InputSpec(INPUT, SHAPE)))

@@ -118,7 +118,7 @@ def test_candidates_are_a_pareto_front(survey: Survey, weights: dict[str, np.nda
     for options in all_candidates(survey.sites, ErrorScan(weights), profile, quiet):
         assert sum(option.structure is None for option in options) == 1
         for pays in (True, False):
-            costs = np.array([(c.params, c.macs, c.squared_error) for c in options if c.pays is pays])
+            costs = np.array([(c.params, c.macs, c.seconds, c.squared_error) for c in options if c.pays is pays])
             for cost in costs:
                 assert not np.any(np.all(costs <= cost, axis=1) & np.any(costs < cost, axis=1))
 
@@ -128,7 +128,7 @@ def test_the_choice_is_the_best_there_is() -> None:
     generator = np.random.default_rng(3)
     table = [
         [
-            Candidate(None, "dense", int(p), int(m), float(e))
+            Candidate(None, "dense", int(p), int(m), float(e), 0.0, pays=True)
             for p, m, e in zip(*generator.integers(1, 50, (2, 5)), generator.random(5), strict=True)
         ]
         for _ in range(4)
@@ -148,7 +148,7 @@ def test_the_choice_is_the_best_there_is() -> None:
 
 def test_goals_that_exclude_each_other_are_refused() -> None:
     """Each limit can be met, both together cannot."""
-    options = [Candidate(None, "dense", 1, 10, 0.0), Candidate(None, "dense", 10, 1, 0.0)]
+    options = [Candidate(None, "dense", p, m, 0.0, 0.0, pays=True) for p, m in ((1, 10), (10, 1))]
     with pytest.raises(GoalError, match="not together"):
         solve([options], {"params": 5.0, "macs": 5.0})
 
@@ -182,3 +182,15 @@ def test_what_does_not_pay_is_used_only_where_goals_need_it(
     assert make_plan(survey, ErrorScan(weights), [parse_goal("macs<=1")], slow, quiet) == dense_plan(survey, slow)
     plan = make_plan(survey, ErrorScan(weights), [parse_goal("macs<=0.5")], slow, quiet)
     assert any(choice.structure for choice in plan.sites)
+
+
+def test_a_goal_on_latency_alone_plans_for_time(
+    survey: Survey, weights: dict[str, np.ndarray], profile: TargetProfile
+) -> None:
+    """Half the estimated time of dense is planned for, and what cannot be reached is approached, not refused."""
+    half = make_plan(survey, ErrorScan(weights), [parse_goal("latency<=0.5")], profile, quiet)
+    none = make_plan(survey, ErrorScan(weights), [parse_goal("latency<=1e-9")], profile, quiet)
+    dense, planned, fastest = (
+        sum(choice.macs for choice in plan.sites) for plan in (dense_plan(survey, profile), half, none)
+    )
+    assert fastest < planned < dense

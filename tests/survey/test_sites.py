@@ -332,3 +332,18 @@ def test_no_conv_left_sums_up_the_reasons() -> None:
     message = str(caught.value)
     assert "  0 and 2 more: is depthwise" in message
     assert "  3: is a transposed convolution" in message
+
+
+def test_a_scalar_output_is_refused() -> None:
+    """Outputs of several samples could not be told apart."""
+
+    class Mean(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(x).mean()
+
+    with pytest.raises(UserInputError, match="returned a scalar; expected outputs whose first axis is the batch"):
+        survey(Mean(), InputSpec("input", (1, 3, 8, 8)))

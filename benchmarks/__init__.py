@@ -1,0 +1,1 @@
+"""The commands behind docs/benchmarks.md; each prints the table that is committed there."""

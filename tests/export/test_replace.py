@@ -1,0 +1,107 @@
+"""Planned sites become KroneckerConv2d in a copy of the model; the factors are a file of their own."""
+
+import errno
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from kronexport.errors import KronexportError
+from kronexport.export.module import KroneckerConv2d
+from kronexport.export.replace import factorized, kronecker_modules, save_factors, site_weights, weight_errors
+from kronexport.factorize.gkpd import gkpd_structure
+from kronexport.records import Plan, SitePlan
+
+STRUCTURE = gkpd_structure((3, 2, 3, 1), (2, 2, 1, 3), 2)
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(4, 6, 3), nn.Sequential(nn.BatchNorm2d(6), nn.Conv2d(6, 4, 1)))
+
+
+PLAN = Plan(
+    "x86-onnxruntime",
+    (SitePlan("0", STRUCTURE, "grouped-1-2", 1, 1, 0.5), SitePlan("1.1", None, "dense", 1, 1, 0.0)),
+    "roofline",
+)
+
+
+def test_planned_sites_are_replaced_and_the_others_stay(model: nn.Module) -> None:
+    """Bias and weights of the rest are those of the model; it is in eval mode."""
+    replaced = factorized(model, PLAN)
+    assert list(kronecker_modules(replaced)) == ["0"]
+    site = replaced.get_submodule("0")
+    assert isinstance(site, KroneckerConv2d)
+    assert site.structure == STRUCTURE
+    assert site.site == "0"
+    assert not replaced.training
+    for name in ("1.1.weight", "1.1.bias", "1.0.weight", "0.bias"):
+        torch.testing.assert_close(replaced.get_parameter(name), model.get_parameter(name), rtol=0, atol=0)
+
+
+def test_the_model_itself_is_not_changed(model: nn.Module) -> None:
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    replaced = factorized(model, PLAN)
+    with torch.no_grad():
+        for parameter in replaced.parameters():
+            parameter.zero_()
+    assert isinstance(model.get_submodule("0"), nn.Conv2d)
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
+
+
+def test_site_weights_are_those_of_the_convs(model: nn.Module) -> None:
+    weights = site_weights(model, ("0", "1.1"))
+    assert [weights[name].shape for name in ("0", "1.1")] == [(6, 4, 3, 3), (4, 6, 1, 1)]
+    np.testing.assert_array_equal(weights["0"], model.get_parameter("0.weight").detach().numpy())
+
+
+def test_a_site_that_is_no_conv_is_refused(model: nn.Module) -> None:
+    with pytest.raises(TypeError, match=r"1\.0: a BatchNorm2d, expected nn\.Conv2d"):
+        site_weights(model, ("1.0",))
+
+
+def test_weight_errors_are_relative_to_the_weight(model: nn.Module) -> None:
+    """||W - W^|| / ||W||, for factorized sites only."""
+    replaced = factorized(model, PLAN)
+    site = replaced.get_submodule("0")
+    assert isinstance(site, KroneckerConv2d)
+    weight = model.get_parameter("0.weight").detach()
+    distance = float((weight - site.to_dense().detach()).norm() / weight.norm())
+    assert weight_errors(model, replaced) == {"0": pytest.approx(distance, rel=1e-5)}
+    assert 0 < distance < 1
+
+
+def test_the_factors_file_has_all_that_rebuilds_the_weight(model: nn.Module, tmp_path: Path) -> None:
+    """Tensors by site and number, structures in the metadata."""
+    replaced = factorized(model, PLAN)
+    save_factors(replaced, tmp_path / "factors.safetensors")
+    with safe_open(tmp_path / "factors.safetensors", framework="np") as stored:
+        structure = json.loads(stored.metadata()["structures"])["0"]
+        outer, inner = (stored.get_tensor(f"0.factors.{k}") for k in (0, 1))
+        assert len(list(stored.keys())) == 2
+    assert structure == {"method": "gkpd", "ranks": [2], "factors": [["a", 3, 2, 3, 1], ["a", 2, 2, 1, 3]]}
+    weight = np.einsum("rfchw,rgdij->fgcdhiwj", outer, inner).reshape(6, 4, 3, 3)
+    site = replaced.get_submodule("0")
+    assert isinstance(site, KroneckerConv2d)
+    np.testing.assert_allclose(weight, site.to_dense().detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_full_disk_leaves_no_factors_behind(
+    model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is said to be one, which the safetensors library alone does not."""
+
+    def full(_path: Path, _data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(KronexportError, match=r"factors\.safetensors: disk full: \d+ bytes needed"):
+        save_factors(factorized(model, PLAN), tmp_path / "factors.safetensors")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,175 @@
+"""Goals, the guard against a slower network, and the exit code that several targets end in."""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kronexport import pipeline
+from kronexport.errors import BundleError, GoalError, KronexportError, UserInputError, VerificationError
+from kronexport.measure.pair import PairFigures, SideFigures
+from kronexport.records import LatencyStats, Report, Speedup, TargetReport
+from kronexport.ship.report_json import read_report_json
+from kronexport.verify.outputs import run_onnx
+from tests.conftest import INPUT, SHORT, TARGETS, Built, Ended, command
+
+X86 = TARGETS[:2]
+BOARD = TARGETS[2]
+
+
+@pytest.fixture
+def report(built: Built) -> Report:
+    return read_report_json(built.folder / "report.json")
+
+
+def build(network: Path, out: Path, *arguments: object) -> Ended:
+    return command("build", f"{network}:net", "--input", INPUT, "--out", out, *arguments, *SHORT)
+
+
+# --- goals --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("leave", "code"), [((), 5), (("--allow-unmeasured",), 0)])
+@pytest.mark.usefixtures("without_simplifier")
+def test_a_goal_that_needs_the_board_ends_in_5_unless_allowed(
+    leave: tuple[str, ...], code: int, network: Path, tmp_path: Path
+) -> None:
+    """The bundle is written either way."""
+    goals = ("--goal", "latency<=0.5", "--goal", "macs<=0.6")
+    ended = build(network, tmp_path / "out", "--target", "jetson", *goals, *leave)
+    assert ended.code == code, ended.err
+    assert ("no device" in ended.err and "--allow-unmeasured" in ended.err) == (code == 5)
+    latency, macs = read_report_json(tmp_path / "out" / "report.json").targets[BOARD].goals
+    assert (latency.value, latency.met) == (None, None)
+    assert macs.met is True
+    assert (tmp_path / "out" / BOARD / "SHA256SUMS").is_file()
+
+
+def test_a_goal_out_of_reach_ends_in_5_and_ships_nothing(network: Path, tmp_path: Path) -> None:
+    ended = build(network, tmp_path / "out", "--target", "cpu", "--goal", "params<=0.001")
+    assert ended.code == 5
+    assert "cannot be met: the least that the factorizable convolutions allow is" in ended.err
+    assert not (tmp_path / "out" / X86[0]).exists()
+
+
+def measured_as(verdict: str) -> Callable[..., PairFigures]:
+    """A double of measure_pair: fixed figures, since no test can make a network slower on demand."""
+    median = {"slower": 0.8, "faster": 1.25}[verdict]
+
+    def measure(dense: Path, compressed: Path, **_options: object) -> PairFigures:
+        same = dense.read_bytes() == compressed.read_bytes()
+        stats = LatencyStats(10, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0)
+        speedup = Speedup(1.0, (0.9, 1.1), "within noise") if same else Speedup(median, (median, median), verdict)  # type: ignore[arg-type]  # a verdict
+        return PairFigures(SideFigures(stats, 1, 1), SideFigures(stats, 1, 1), speedup, {}, {}, {})
+
+    return measure
+
+
+@pytest.mark.usefixtures("without_simplifier")
+def test_asked_for_speed_dense_ships_rather_than_something_slower(
+    network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The goal is missed, exit code 5, and the bundle holds the dense network."""
+    monkeypatch.setattr(pipeline, "measure_pair", measured_as("slower"))
+    ended = build(network, tmp_path / "out", "--target", "cpu", "--goal", "latency<=0.9", "--goal", "macs<=0.5")
+    assert ended.code == 5
+    assert "goal latency<=0.9 missed" in ended.err
+    assert "the dense network is shipped" in caplog.text
+    figures = read_report_json(tmp_path / "out" / "report.json").targets[X86[0]]
+    assert {layer.method for layer in figures.layers} == {"dense"}
+    assert figures.compressed == figures.dense
+    images = np.random.default_rng(0).standard_normal((1, 3, 64, 64)).astype(np.float32)
+    (shipped,) = run_onnx(tmp_path / "out" / X86[0] / "model.onnx", images).values()
+    (dense,) = run_onnx(tmp_path / "out" / "intermediates" / "dense.onnx", images).values()
+    np.testing.assert_allclose(shipped, dense, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.usefixtures("without_simplifier")
+def test_not_asked_for_speed_a_slower_network_ships_with_a_warning(
+    network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The user asked for fewer MACs and gets them, exit code 0, and is told."""
+    monkeypatch.setattr(pipeline, "measure_pair", measured_as("slower"))
+    with caplog.at_level(logging.WARNING):
+        ended = build(network, tmp_path / "out", "--target", "cpu", "--goal", "macs<=0.5")
+    assert ended.code == 0, ended.err
+    assert "the compressed network is slower than dense" in caplog.text
+    figures = read_report_json(tmp_path / "out" / "report.json").targets[X86[0]]
+    assert figures.speedup is not None
+    assert figures.speedup.verdict == "slower"
+    assert figures.compressed.macs <= 0.5 * figures.dense.macs
+
+
+# --- exit codes of several targets -----------------------------------------------------------------------------------
+
+FAILURES = {1: KronexportError, 4: VerificationError, 6: BundleError, 5: GoalError}
+
+
+@pytest.mark.parametrize(
+    ("codes", "first"), [((5, 4), 4), ((6, 5), 6), ((4, 1), 1), ((6, 4), 4), ((5, 5), 5), ((5, 6, 1, 4), 1)]
+)
+def test_of_several_failures_the_first_of_1_4_6_5_decides(codes: tuple[int, ...], first: int) -> None:
+    """The message holds all of them."""
+    failure = pipeline.first_failure([FAILURES[code](f"failure {code}") for code in codes])
+    assert failure.exit_code == first
+    assert all(f"failure {code}" in str(failure) for code in codes)
+
+
+def doubled(outcomes: dict[str, TargetReport | KronexportError]) -> Callable[..., TargetReport]:
+    """A double of build_target: what becomes of each target is given."""
+
+    def build_target(job: pipeline.Job, _dense: object) -> TargetReport:
+        outcome = outcomes[job.profile.name]
+        if isinstance(outcome, KronexportError):
+            raise outcome
+        return outcome
+
+    return build_target
+
+
+def test_a_target_that_fails_does_not_stop_the_others(
+    network: Path, tmp_path: Path, report: Report, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """4 comes before 5; the report holds what was shipped, and the message names both targets."""
+    goal = dataclasses.replace(report.targets[X86[0]].goals[0], value=0.7, met=False)
+    missed = dataclasses.replace(report.targets[X86[0]], goals=(goal,))
+    outcomes: dict[str, TargetReport | KronexportError] = {X86[0]: missed, X86[1]: VerificationError("outputs differ")}
+    monkeypatch.setattr(pipeline, "build_target", doubled(outcomes))
+    ended = build(network, tmp_path / "out", "--target", "cpu", "--target", "openvino")
+    assert ended.code == 4
+    assert "x86-openvino: outputs differ" in ended.err
+    assert "x86-onnxruntime: goal macs<=0.5 missed: reached 0.7" in ended.err
+    assert list(read_report_json(tmp_path / "out" / "report.json").targets) == [X86[0]]
+
+
+def test_where_every_target_fails_there_is_no_report(
+    network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcomes: dict[str, TargetReport | KronexportError] = {
+        X86[0]: GoalError("out of reach"),
+        X86[1]: VerificationError("outputs differ"),
+    }
+    monkeypatch.setattr(pipeline, "build_target", doubled(outcomes))
+    ended = build(network, tmp_path / "out", "--target", "cpu", "--target", "openvino")
+    assert ended.code == 4
+    assert ended.out == ""
+    assert not (tmp_path / "out" / "report.json").exists()
+
+
+def test_wrong_input_stops_every_target(network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one target finds wrong in the model is wrong for the next, too."""
+    outcomes: dict[str, TargetReport | KronexportError] = {X86[0]: UserInputError("the model is at fault")}
+    monkeypatch.setattr(pipeline, "build_target", doubled(outcomes))
+    ended = build(network, tmp_path / "out", "--target", "cpu", "--target", "openvino")
+    assert ended.code == 2
+    assert "error: the model is at fault" in ended.err
+
+
+def test_a_target_named_twice_is_built_once(network: Path, tmp_path: Path) -> None:
+    """By its name and by its alias."""
+    ended = build(network, tmp_path / "out", "--target", "cpu", "--target", X86[0], "--dry-run", "--json")
+    assert list(json.loads(ended.out)["targets"]) == [X86[0]]

@@ -1,0 +1,64 @@
+"""What the README tells a reader to type is understood by the program."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from sample_models.registry import SAMPLES
+from tests.conftest import command
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def code_lines() -> list[str]:
+    """Lines of the code blocks, continued ones joined, comments off."""
+    text = README.replace("\\\n", " ")
+    lines = [match.strip() for match in re.findall(r"^ {4}(\S.*)$", text, re.MULTILINE)]
+    lines += [line for block in re.findall(r"```\w*\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
+    return [re.sub(r"\s+#.*", "", line) for line in lines]
+
+
+COMMANDS = [line for line in code_lines() if line.startswith("kronexport ")]
+INLINE = list(re.findall(r"`(kronexport [^`]+)`", README))
+MAKE = [line.split()[1] for line in code_lines() if line.startswith("make ")]
+
+
+def test_there_is_something_to_check() -> None:
+    """Lest a change of layout empty the lists below."""
+    assert COMMANDS
+    assert len(INLINE) >= 5
+    assert MAKE
+
+
+@pytest.mark.parametrize("line", [*COMMANDS, *INLINE])
+def test_a_command_of_the_readme_is_understood(line: str) -> None:
+    """The parser refuses what it does not know before it answers ``--help``, so an answer means that it knows all."""
+    _, *arguments = shlex.split(line)
+    ended = command(*arguments, "--help")
+    assert ended.code == 0, ended.err
+    assert "Usage" in ended.out
+
+
+def test_an_unknown_flag_would_be_seen() -> None:
+    """The test above relies on it."""
+    assert command("build", "net:net", "--no-such-flag", "--help").code == 2
+
+
+@pytest.mark.parametrize("target", MAKE)
+def test_a_make_target_of_the_readme_exists(target: str) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(((?!http)[^)#]+)", README))))
+def test_a_link_of_the_readme_leads_somewhere(link: str) -> None:
+    assert (ROOT / link).exists()
+
+
+def test_the_readme_names_every_sample() -> None:
+    paragraph = next(part for part in README.split("\n\n") if part.startswith("Samples:"))
+    named = re.findall(r"[a-z]+\d+|mobilenetv2", " ".join(re.findall(r"`([^`]+)`", paragraph)))
+    assert sorted(named) == sorted(SAMPLES)
