@@ -343,7 +343,8 @@ def test_a_scalar_output_is_refused() -> None:
             self.conv = nn.Conv2d(3, 4, 3)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.conv(x).mean()
+            features: torch.Tensor = self.conv(x)
+            return features.mean()
 
     with pytest.raises(UserInputError, match="returned a scalar; expected outputs whose first axis is the batch"):
         survey(Mean(), InputSpec("input", (1, 3, 8, 8)))
