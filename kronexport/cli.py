@@ -3,7 +3,6 @@
 Commands load what they need when they run, so that ``--help`` answers at once.
 """
 
-import contextlib
 import dataclasses
 import errno
 import json
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kronexport.errors import KronexportError, UserInputError
+from kronexport.files import stdout_to_stderr
 
 if TYPE_CHECKING:
     from kronexport.backends.profile import TargetProfile
@@ -88,7 +88,7 @@ def build(
     from kronexport import pipeline, terminal  # noqa: PLC0415  loads torch
 
     # what a user's factory or evaluator prints must not mix with the results on stdout
-    with contextlib.redirect_stdout(sys.stderr), terminal.progress() as progress:
+    with stdout_to_stderr(), terminal.progress() as progress:
         if dry_run:
             plans = pipeline.dry_run(resolved, progress)
         else:

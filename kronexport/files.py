@@ -8,10 +8,12 @@ A full disk becomes a ``KronexportError`` that says where and how much was neede
 import errno
 import json
 import math
+import os
 import secrets
 import shutil
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from kronexport.errors import KronexportError
 TEMP_PREFIX = ".kronexport-"
 """What the name of everything unfinished begins with; whatever bears it after a run can be deleted."""
 
+_STDOUT, _STDERR = 1, 2
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -123,6 +126,20 @@ def remove_leftovers(folder: Path) -> None:
             shutil.rmtree(entry)
         else:
             entry.unlink(missing_ok=True)
+
+
+@contextmanager
+def stdout_to_stderr() -> Iterator[None]:
+    """Sends everything that is printed on stdout to stderr, by C code too: results on stdout must stay clean."""
+    sys.stdout.flush()
+    saved = os.dup(_STDOUT)
+    os.dup2(_STDERR, _STDOUT)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(saved, _STDOUT)
+        os.close(saved)
 
 
 @contextmanager

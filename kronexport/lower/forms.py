@@ -1,8 +1,8 @@
 """Forms: the exact ways to run one Kronecker layer with standard operators.
 
-A form is an order of contraction and a placement of every spectator axis. Memory is one sequence of axes,
-``[batch axes][group axes][channel axes] h w``; a step needs its axes in those three places and a Transpose is
-put before it only where the sequence at hand cannot be cut that way. Between cuts a Reshape suffices.
+A form is an order of contraction and a placement of the spectator axes, so far the same one for all of them. Memory is
+one sequence of axes, ``[batch axes][group axes][channel axes] h w``; a step needs its axes in those three places and a
+Transpose is put before it only where the sequence at hand cannot be cut that way. Between cuts a Reshape suffices.
 """
 
 import itertools
@@ -28,7 +28,9 @@ class Placement(Enum):
     """Where a spectator axis goes while a step does not touch it."""
 
     BATCH = "folded"
+    """Into the batch, as the papers do."""
     GROUPS = "grouped"
+    """Groups of the Conv, its weights repeated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,16 @@ class Form:
     @property
     def transposes(self) -> int:
         return sum(step.transpose_from is not None for step in self.steps) + (self.final_transpose_from is not None)
+
+    @property
+    def weights(self) -> int:
+        """Elements of all Conv weights as they are stored, repeats over groups included."""
+        if not self.steps:
+            return math.prod(self.structure.weight_shape)
+        return sum(
+            self.channels({*step.groups, *step.inputs, *step.outputs}) * math.prod(step.contraction.geometry.kernel)
+            for step in self.steps
+        )
 
     @property
     def macs(self) -> int:

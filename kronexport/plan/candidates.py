@@ -21,6 +21,7 @@ from kronexport.records import ProgressCallback, Site, Structure
 class Candidate:
     """``params`` and ``macs`` of the site; ``squared_error`` = ||W - W^||^2 / ||W||^2. Structure None: stays dense.
 
+    ``weights`` counts the elements that model.onnx stores: a grouped form repeats some.
     ``seconds`` is the roofline's estimate for the whole batch, and ``pays`` whether that is below dense's; staying
     dense always pays.
     """
@@ -29,6 +30,7 @@ class Candidate:
     lowering: str
     params: int
     macs: int
+    weights: int
     squared_error: float
     seconds: float
     pays: bool
@@ -37,7 +39,7 @@ class Candidate:
 def all_candidates(
     sites: Sequence[Site], scan: ErrorScan, profile: TargetProfile, progress: ProgressCallback
 ) -> list[list[Candidate]]:
-    """For each site: left dense, and every candidate on the Pareto front of params, MACs, time and weight error.
+    """For each site: left dense, and every candidate on the Pareto front of params, MACs, size, time and weight error.
 
     There are two fronts in the list: that of the candidates that pay, and that of the others. A structure that
     needs more params or MACs than dense is dropped. The form ``dense`` of a factorized site is not among the
@@ -61,6 +63,7 @@ class _Cost:
     structure: Structure
     lowering: str
     macs: int
+    weights: int
     seconds: float
 
 
@@ -71,18 +74,30 @@ def _site_candidates(site: Site, scan: ErrorScan, costs: Sequence[_Cost], profil
         outer, inner = cost.structure.factors
         by_unit.setdefault(gkpd_structure(outer.size, inner.size, 1), []).append(cost)
     seconds = site.batch * conv_seconds((site.out_channels, site.in_channels), site.geometry, site.input_size, profile)
-    found = [Candidate(None, DENSE, site.params, site.macs, 0.0, seconds, pays=True)]
+    found = []
     for unit, ladder in by_unit.items():
         errors = scan.errors(site.name, unit)
         for cost in ladder:
             error = float(errors[cost.structure.ranks[0] - 1])
-            params, pays = cost.structure.params + bias, cost.seconds < seconds
-            found.append(Candidate(cost.structure, cost.lowering, params, cost.macs, error, cost.seconds, pays))
+            found.append(
+                Candidate(
+                    structure=cost.structure,
+                    lowering=cost.lowering,
+                    params=cost.structure.params + bias,
+                    macs=cost.macs,
+                    weights=cost.weights + bias,
+                    squared_error=error,
+                    seconds=cost.seconds,
+                    pays=cost.seconds < seconds,
+                )
+            )
+    dense = Candidate(None, DENSE, site.params, site.macs, site.params, 0.0, seconds, pays=True)
     paying = _pareto([candidate for candidate in found if candidate.pays])
-    return paying + _pareto([candidate for candidate in found if not candidate.pays])
+    return [dense, *paying, *_pareto([candidate for candidate in found if not candidate.pays])]
 
 
 def _costs(site: Site, profile: TargetProfile) -> Iterator[_Cost]:
+    """Of each structure and rank the fastest form by estimate, and the one of fewest MACs if that is another."""
     for unit in divisor_structures((site.out_channels, site.in_channels, *site.geometry.kernel)):
         outer, inner = unit.factors
         for rank in _ranks(unit, site):
@@ -91,10 +106,11 @@ def _costs(site: Site, profile: TargetProfile) -> Iterator[_Cost]:
             template = gkpd_structure(outer.size, inner.size, min(rank, 2))
             _, *others = _forms(template, site.geometry, site.input_size)
             forms = [replace(form, structure=structure) for form in others]
-            best = min(forms, key=lambda form: form_seconds(form, profile))
-            if best.macs * site.batch < site.macs:
-                seconds = site.batch * form_seconds(best, profile)
-                yield _Cost(structure, best.name, best.macs * site.batch, seconds)
+            timed = [(form_seconds(form, profile), form) for form in forms if form.macs * site.batch < site.macs]
+            leanest = min(timed, key=lambda pair: pair[1].macs)
+            fastest = min(timed, key=lambda pair: pair[0])
+            for seconds, form in {fastest[1].name: fastest, leanest[1].name: leanest}.values():
+                yield _Cost(structure, form.name, form.macs * site.batch, form.weights, seconds * site.batch)
 
 
 _forms = lru_cache(maxsize=4096)(generate_forms)
@@ -117,12 +133,12 @@ def _ranks(unit: Structure, site: Site) -> list[int]:
 
 
 def _pareto(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Those that no other beats or equals in params, MACs, time and error at once; of twins the first stays."""
+    """Those that no other beats or equals in params, MACs, size, time and error at once; of twins the first stays."""
     kept: list[Candidate] = []
-    costs = np.empty((len(candidates), 3))
+    costs = np.empty((len(candidates), 4))
     # by ascending error: a later one can only be kept for needing less of something than every one kept so far
-    for candidate in sorted(candidates, key=lambda c: (c.squared_error, c.params, c.macs, c.seconds)):
-        cost = candidate.params, candidate.macs, candidate.seconds
+    for candidate in sorted(candidates, key=lambda c: (c.squared_error, c.params, c.macs, c.weights, c.seconds)):
+        cost = candidate.params, candidate.macs, candidate.weights, candidate.seconds
         if not np.any(np.all(costs[: len(kept)] <= cost, axis=1)):
             costs[len(kept)] = cost
             kept.append(candidate)

@@ -4,9 +4,9 @@ minimize   sum of squared relative weight errors
 subject to sum of params <= budget, sum of MACs <= budget, one candidate a site
 """
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Literal
 
 import numpy as np
 from scipy import sparse
@@ -15,13 +15,18 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from kronexport.backends.profile import TargetProfile
 from kronexport.errors import GoalError
 from kronexport.factorize.scan import ErrorScan
+from kronexport.files import stdout_to_stderr
 from kronexport.lower.forms import DENSE
 from kronexport.plan.candidates import Candidate, all_candidates
-from kronexport.plan.goals import Goal, budget, check_reachable
+from kronexport.plan.goals import DEFAULT_GOALS, Goal, budget, check_reachable, parse_goal
+from kronexport.plan.roofline import FLOAT_BYTES
 from kronexport.records import Plan, ProgressCallback, Site, SitePlan, Survey
 
 MILLISECONDS = 1e3
 """In a second: goals on latency are in milliseconds."""
+
+FEASIBILITY_TOLERANCE = 1e-6
+"""HiGHS's own, by which a sum may pass its limit."""
 
 
 def make_plan(
@@ -48,36 +53,51 @@ def make_plan(
     """
     candidates = all_candidates(survey.sites, scan, profile, progress)
     check_reachable(goals, survey, {name: _least(survey, candidates, name) for name in ("params", "macs")})
-    limits = {name: budget(goals, name, getattr(survey, name)) - _fixed(survey, name) for name in ("params", "macs")}
-    limits["seconds"] = _time_limit(goals, candidates)
+    limits = _limits(survey, goals, candidates)
     paying = [[candidate for candidate in options if candidate.pays] for options in candidates]
-    try:
-        chosen = solve(paying, limits)
-    except GoalError:
-        chosen = solve(candidates, limits)
-    return Plan(profile.name, tuple(map(_site_plan, survey.sites, chosen)), "roofline")
-
-
-def _time_limit(goals: Sequence[Goal], candidates: Sequence[Sequence[Candidate]]) -> float:
-    """Estimated seconds of all sites that the goals on latency allow, and never less than can be reached.
-
-    The estimate only steers the plan: whether a goal on latency is met, measurement says. Without one, time is not
-    bounded. The first candidate of each site is the dense one.
-    """
-    dense = sum(options[0].seconds for options in candidates)
-    limits = [
-        goal.number * (dense if goal.scale is None else goal.scale / MILLISECONDS)
-        for goal in goals
-        if goal.name == "latency"
-    ]
-    least = sum(min(candidate.seconds for candidate in options) for options in candidates)
-    return max(min(limits, default=sum(max(c.seconds for c in options) for options in candidates)), least)
+    for options in (paying, candidates):
+        with suppress(GoalError):
+            return _plan(survey, profile, solve(options, limits))
+    # time is an estimate, which only steers: whether a goal on latency is met, measurement says
+    firm = {name: limit for name, limit in limits.items() if name != "seconds"}
+    least: Literal["seconds", "squared_error"] = "seconds" if "seconds" in limits else "squared_error"
+    return _plan(survey, profile, solve(candidates, firm, minimize=least))
 
 
 def dense_plan(survey: Survey, profile: TargetProfile) -> Plan:
     """The plan that changes nothing."""
     choices = (SitePlan(site.name, None, DENSE, site.params, site.macs, 0.0) for site in survey.sites)
     return Plan(profile.name, tuple(choices), "roofline")
+
+
+def _plan(survey: Survey, profile: TargetProfile, chosen: Sequence[Candidate]) -> Plan:
+    return Plan(profile.name, tuple(map(_site_plan, survey.sites, chosen)), "roofline")
+
+
+def _limits(survey: Survey, goals: Sequence[Goal], candidates: Sequence[Sequence[Candidate]]) -> dict[str, float]:
+    """What the sites together may need of each figure that a goal bounds; dense bounds params and MACs in any case.
+
+    A model whose goals bound none of params, MACs, size and latency is planned for the default goal.
+    """
+    if not any(goal.name in ("params", "macs", "size", "latency") for goal in goals):
+        goals = [parse_goal(text) for text in DEFAULT_GOALS]
+    limits = {name: budget(goals, name, getattr(survey, name)) - _fixed(survey, name) for name in ("params", "macs")}
+    sizes = [
+        goal.number * (survey.params if goal.scale is None else goal.scale / FLOAT_BYTES)
+        for goal in goals
+        if goal.name == "size"
+    ]
+    if sizes:
+        limits["weights"] = max(min(sizes) - _fixed(survey, "params"), _sum_of_least(candidates, "weights"))
+    dense_seconds = sum(options[0].seconds for options in candidates)
+    times = [
+        goal.number * (dense_seconds if goal.scale is None else goal.scale / MILLISECONDS)
+        for goal in goals
+        if goal.name == "latency"
+    ]
+    if times:
+        limits["seconds"] = max(min(times), _sum_of_least(candidates, "seconds"))
+    return limits
 
 
 def _site_plan(site: Site, pick: Candidate) -> SitePlan:
@@ -91,11 +111,19 @@ def _fixed(survey: Survey, name: str) -> int:
 
 
 def _least(survey: Survey, candidates: Sequence[Sequence[Candidate]], name: str) -> int:
-    return int(_fixed(survey, name) + sum(min(getattr(c, name) for c in options) for options in candidates))
+    return int(_fixed(survey, name) + _sum_of_least(candidates, name))
 
 
-def solve(candidates: Sequence[Sequence[Candidate]], limits: Mapping[str, float]) -> list[Candidate]:
-    """One candidate a site, of least total squared error with every sum within ``limits`` (params, macs, seconds).
+def _sum_of_least(candidates: Sequence[Sequence[Candidate]], name: str) -> float:
+    return float(sum(min(getattr(c, name) for c in options) for options in candidates))
+
+
+def solve(
+    candidates: Sequence[Sequence[Candidate]],
+    limits: Mapping[str, float],
+    minimize: Literal["squared_error", "seconds"] = "squared_error",
+) -> list[Candidate]:
+    """One candidate a site, of the least total of ``minimize``, with every sum within ``limits`` (fields of Candidate).
 
     Raises:
         GoalError: no combination is within all limits.
@@ -104,32 +132,25 @@ def solve(candidates: Sequence[Sequence[Candidate]], limits: Mapping[str, float]
     site_of = np.repeat(np.arange(len(candidates)), [len(options) for options in candidates])
     one_each = sparse.csr_array((np.ones(len(flat)), (site_of, np.arange(len(flat)))))
     costs = np.array([[getattr(candidate, name) for candidate in flat] for name in limits], dtype=np.float64)
-    # both rows are scaled to 1 so that the solver's feasibility tolerance means the same for each
+    # each row is scaled to 1, so that the solver's feasibility tolerance means the same for all
     bounds = np.array(list(limits.values()), dtype=np.float64)
-    with _stdout_kept_clean():
+    with stdout_to_stderr():  # HiGHS has debug lines that its log settings do not silence
         result = milp(
-            c=np.array([candidate.squared_error for candidate in flat]),
+            c=np.array([getattr(candidate, minimize) for candidate in flat]),
             integrality=np.ones(len(flat), dtype=np.int64),
             bounds=Bounds(0, 1),
             constraints=[
                 LinearConstraint(one_each, 1, 1),
                 LinearConstraint(costs / bounds[:, None], -np.inf, 1),
             ],
+            options={"mip_rel_gap": 0.0},
         )
     if result.x is None:
         raise GoalError(
             f"--goal: the goals can each be met, but not together; loosen one of them (solver: {result.message})"
         )
-    return [flat[index] for index in np.flatnonzero(result.x > 0.5)]  # noqa: PLR2004  a binary, up to rounding
-
-
-@contextmanager
-def _stdout_kept_clean() -> Iterator[None]:
-    """Send what C code prints on stdout to stderr: HiGHS has debug lines that its log settings do not silence."""
-    saved = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 1)
-        os.close(saved)
+    chosen = [flat[index] for index in np.flatnonzero(result.x > 0.5)]  # noqa: PLR2004  a binary, up to rounding
+    if all(sum(getattr(pick, name) for pick in chosen) <= limit for name, limit in limits.items()):
+        return chosen
+    stricter = {name: limit * (1 - 2 * FEASIBILITY_TOLERANCE) for name, limit in limits.items()}
+    return solve(candidates, stricter, minimize)

@@ -117,8 +117,10 @@ def test_candidates_are_a_pareto_front(survey: Survey, weights: dict[str, np.nda
     """Dense is among those that pay, and none is beaten by another of its kind in params, MACs and error at once."""
     for options in all_candidates(survey.sites, ErrorScan(weights), profile, quiet):
         assert sum(option.structure is None for option in options) == 1
+        assert options[0].structure is None
         for pays in (True, False):
-            costs = np.array([(c.params, c.macs, c.seconds, c.squared_error) for c in options if c.pays is pays])
+            kept = [c for c in options[1:] if c.pays is pays]
+            costs = np.array([(c.params, c.macs, c.weights, c.seconds, c.squared_error) for c in kept])
             for cost in costs:
                 assert not np.any(np.all(costs <= cost, axis=1) & np.any(costs < cost, axis=1))
 
@@ -128,7 +130,7 @@ def test_the_choice_is_the_best_there_is() -> None:
     generator = np.random.default_rng(3)
     table = [
         [
-            Candidate(None, "dense", int(p), int(m), float(e), 0.0, pays=True)
+            Candidate(None, "dense", int(p), int(m), 1, float(e), 0.0, pays=True)
             for p, m, e in zip(*generator.integers(1, 50, (2, 5)), generator.random(5), strict=True)
         ]
         for _ in range(4)
@@ -148,7 +150,7 @@ def test_the_choice_is_the_best_there_is() -> None:
 
 def test_goals_that_exclude_each_other_are_refused() -> None:
     """Each limit can be met, both together cannot."""
-    options = [Candidate(None, "dense", p, m, 0.0, 0.0, pays=True) for p, m in ((1, 10), (10, 1))]
+    options = [Candidate(None, "dense", p, m, 1, 0.0, 0.0, pays=True) for p, m in ((1, 10), (10, 1))]
     with pytest.raises(GoalError, match="not together"):
         solve([options], {"params": 5.0, "macs": 5.0})
 
@@ -182,6 +184,50 @@ def test_what_does_not_pay_is_used_only_where_goals_need_it(
     assert make_plan(survey, ErrorScan(weights), [parse_goal("macs<=1")], slow, quiet) == dense_plan(survey, slow)
     plan = make_plan(survey, ErrorScan(weights), [parse_goal("macs<=0.5")], slow, quiet)
     assert any(choice.structure for choice in plan.sites)
+
+
+def test_dense_stays_a_candidate_of_a_layer_of_zeros(profile: TargetProfile) -> None:
+    """Every structure is exact there, and dense is still the first choice to fall back to."""
+    zero = ErrorScan({"s": np.zeros((32, 32, 3, 3))})
+    (options,) = all_candidates([site("s", 32, 32)], zero, profile, quiet)
+    assert (options[0].structure, options[0].lowering) == (None, "dense")
+
+
+def test_the_form_of_fewest_macs_is_among_the_candidates(profile: TargetProfile) -> None:
+    """For each structure and rank, also where another form is estimated to be faster."""
+    place = site("s", 32, 16)
+    scan = ErrorScan({"s": np.random.default_rng(0).standard_normal((32, 16, 3, 3))})
+    (options,) = all_candidates([place], scan, profile, quiet)
+    for option in options[1:]:
+        assert option.structure is not None
+        forms = generate_forms(option.structure, GEOMETRY, place.input_size)
+        leanest = min(form.macs for form in forms[1:])
+        assert any(c.macs <= leanest and c.squared_error <= option.squared_error for c in options)
+
+
+@pytest.mark.parametrize("goal", ["size<=0.5", "accuracy_drop<=1", "memory<=0.9"])
+def test_every_goal_makes_a_plan_that_compresses(
+    survey: Survey, weights: dict[str, np.ndarray], profile: TargetProfile, goal: str
+) -> None:
+    """Size is planned for by what model.onnx stores; goals that no estimate reaches, by the default goal."""
+    plan = make_plan(survey, ErrorScan(weights), [parse_goal(goal)], profile, quiet)
+    assert any(choice.structure for choice in plan.sites)
+    if goal.startswith("size"):
+        stored = 1000
+        for place, choice in zip(survey.sites, plan.sites, strict=True):
+            if choice.structure is None:
+                stored += place.params
+            else:
+                forms = generate_forms(choice.structure, GEOMETRY, place.input_size)
+                stored += next(form.weights for form in forms if form.name == choice.lowering)
+        assert stored <= 0.5 * survey.params
+
+
+def test_an_estimate_never_refuses(survey: Survey, weights: dict[str, np.ndarray], profile: TargetProfile) -> None:
+    """Where a goal on latency and one on params exclude each other by the roofline, time is made least instead."""
+    goals = [parse_goal("params<=0.05"), parse_goal("latency<=0.05")]
+    plan = make_plan(survey, ErrorScan(weights), goals, profile, quiet)
+    assert sum(choice.params for choice in plan.sites) + 1000 <= 0.05 * survey.params
 
 
 def test_a_goal_on_latency_alone_plans_for_time(
