@@ -111,7 +111,7 @@ def build(
 def bench(
     bundle: Annotated[Path, typer.Argument(help="Folder of one target in an output.")],
     against: Annotated[
-        Path | None, typer.Option(help="ONNX to compare with; default: the output's dense.onnx.")
+        Path | None, typer.Option(help="ONNX to compare with; default: the build's own dense network.")
     ] = None,
     threads: Threads = None,
     seconds: Annotated[float, typer.Option(help="Timed seconds for each network.")] = 5.0,

@@ -47,3 +47,9 @@ class BundleError(KronexportError):
     """A bundle is damaged or incompatible; raised before anything in it is loaded."""
 
     exit_code: ClassVar[int] = 6
+
+
+def error_of(exit_code: int) -> type[KronexportError]:
+    """The class that a process which ended with ``exit_code`` stands for; the base class where there is none."""
+    kinds = (UserInputError, MissingRuntimeError, VerificationError, GoalError, BundleError)
+    return next((kind for kind in kinds if kind.exit_code == exit_code), KronexportError)

@@ -56,6 +56,11 @@ def print_report(report: Report) -> None:
             if check.rel_l2 is not None:
                 limit = "an approximation" if check.tolerance is None else f"at most {check.tolerance:.0e}"
                 console.print(f"{check.stage} against {check.against}: {check.rel_l2:.1e} ({limit})", highlight=False)
+        for reason, sites in _skipped(target).items():
+            more = f" and {len(sites) - 1} more" if len(sites) > 1 else ""
+            console.print(f"skipped {sites[0]}{more}: {reason}", highlight=False)
+        for note in target.notes:
+            console.print(f"note: {note}", highlight=False)
 
 
 def print_bench(result: "BenchResult") -> None:
@@ -151,6 +156,14 @@ def _accuracy(dense: ModelFigures, compressed: ModelFigures) -> tuple[str, str, 
 
 def _p50(stats: LatencyStats | None) -> float | None:
     return None if stats is None else stats.p50
+
+
+def _skipped(target: TargetReport) -> dict[str, list[str]]:
+    """Sites by the reason that they stay as they are."""
+    reasons: dict[str, list[str]] = {}
+    for entry in target.skipped:
+        reasons.setdefault(entry.reason, []).append(entry.site)
+    return reasons
 
 
 def _verdict(target: TargetReport) -> str:

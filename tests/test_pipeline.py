@@ -147,7 +147,12 @@ def test_an_output_holds_the_files_of_the_contract(built: Built, target: str) ->
     common = {"model.onnx", "golden.npz", "manifest.json", "run.py", "SHA256SUMS"}
     assert {path.name for path in (built.folder / target).iterdir()} == common | FILES[target]
     intermediates = built.folder / "intermediates" / target
-    assert {path.name for path in intermediates.iterdir()} == {"portable.onnx", "factors.safetensors", "plan.toml"}
+    assert {path.name for path in intermediates.iterdir()} == {
+        "portable.onnx",
+        "dense.onnx",
+        "factors.safetensors",
+        "plan.toml",
+    }
     assert {path.name for path in built.folder.iterdir()} == {
         "report.html",
         "report.json",

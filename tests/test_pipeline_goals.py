@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kronexport import pipeline
+from kronexport import pipeline, stages
 from kronexport.errors import BundleError, GoalError, KronexportError, UserInputError, VerificationError
 from kronexport.measure.pair import PairFigures, SideFigures
 from kronexport.records import LatencyStats, Report, Speedup, TargetReport
 from kronexport.ship.report_json import read_report_json
+from kronexport.stages import Job
 from kronexport.verify.outputs import run_onnx
 from tests.conftest import INPUT, SHORT, TARGETS, Built, Ended, command
 
@@ -60,7 +61,7 @@ def measured_as(verdict: str) -> Callable[..., PairFigures]:
     """A double of measure_pair: fixed figures, since no test can make a network slower on demand."""
     median = {"slower": 0.8, "faster": 1.25}[verdict]
 
-    def measure(dense: Path, compressed: Path, **_options: object) -> PairFigures:
+    def measure(dense: Path, compressed: Path, *_setting: object) -> PairFigures:
         same = dense.read_bytes() == compressed.read_bytes()
         stats = LatencyStats(10, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0)
         speedup = Speedup(1.0, (0.9, 1.1), "within noise") if same else Speedup(median, (median, median), verdict)  # type: ignore[arg-type]  # a verdict
@@ -74,11 +75,11 @@ def test_asked_for_speed_dense_ships_rather_than_something_slower(
     network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The goal is missed, exit code 5, and the bundle holds the dense network."""
-    monkeypatch.setattr(pipeline, "measure_pair", measured_as("slower"))
+    monkeypatch.setattr(stages, "measure_pair", measured_as("slower"))
     ended = build(network, tmp_path / "out", "--target", "cpu", "--goal", "latency<=0.9", "--goal", "macs<=0.5")
     assert ended.code == 5
     assert "goal latency<=0.9 missed" in ended.err
-    assert "the dense network is shipped" in caplog.text
+    assert "slower than dense: dense is shipped" in caplog.text
     figures = read_report_json(tmp_path / "out" / "report.json").targets[X86[0]]
     assert {layer.method for layer in figures.layers} == {"dense"}
     assert figures.compressed == figures.dense
@@ -93,7 +94,7 @@ def test_not_asked_for_speed_a_slower_network_ships_with_a_warning(
     network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The user asked for fewer MACs and gets them, exit code 0, and is told."""
-    monkeypatch.setattr(pipeline, "measure_pair", measured_as("slower"))
+    monkeypatch.setattr(stages, "measure_pair", measured_as("slower"))
     with caplog.at_level(logging.WARNING):
         ended = build(network, tmp_path / "out", "--target", "cpu", "--goal", "macs<=0.5")
     assert ended.code == 0, ended.err
@@ -122,7 +123,7 @@ def test_of_several_failures_the_first_of_1_4_6_5_decides(codes: tuple[int, ...]
 def doubled(outcomes: dict[str, TargetReport | KronexportError]) -> Callable[..., TargetReport]:
     """A double of build_target: what becomes of each target is given."""
 
-    def build_target(job: pipeline.Job, _dense: object) -> TargetReport:
+    def build_target(job: Job, _dense: object) -> TargetReport:
         outcome = outcomes[job.profile.name]
         if isinstance(outcome, KronexportError):
             raise outcome
@@ -160,13 +161,43 @@ def test_where_every_target_fails_there_is_no_report(
     assert not (tmp_path / "out" / "report.json").exists()
 
 
-def test_wrong_input_stops_every_target(network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What one target finds wrong in the model is wrong for the next, too."""
-    outcomes: dict[str, TargetReport | KronexportError] = {X86[0]: UserInputError("the model is at fault")}
+def test_what_one_target_refuses_does_not_stop_the_others(
+    network: Path, tmp_path: Path, report: Report, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An operator that one target's opset lacks: exit code 2, and the report holds the target that was shipped."""
+    outcomes: dict[str, TargetReport | KronexportError] = {
+        X86[0]: UserInputError("no such operator at opset 13"),
+        X86[1]: report.targets[X86[0]],
+    }
     monkeypatch.setattr(pipeline, "build_target", doubled(outcomes))
     ended = build(network, tmp_path / "out", "--target", "cpu", "--target", "openvino")
     assert ended.code == 2
-    assert "error: the model is at fault" in ended.err
+    assert f"error: {X86[0]}: no such operator at opset 13" in ended.err
+    assert list(read_report_json(tmp_path / "out" / "report.json").targets) == [X86[1]]
+
+
+@pytest.mark.usefixtures("without_simplifier")
+def test_a_goal_on_latency_that_is_met_keeps_a_slower_network(
+    network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every goal is met, so nothing is given up for speed that nobody asked for."""
+    monkeypatch.setattr(stages, "measure_pair", measured_as("slower"))
+    ended = build(network, tmp_path / "out", "--target", "cpu", "--goal", "latency<=1s", "--goal", "macs<=0.5")
+    assert ended.code == 0, ended.err
+    figures = read_report_json(tmp_path / "out" / "report.json").targets[X86[0]]
+    assert all(goal.met for goal in figures.goals)
+    assert figures.compressed.macs <= 0.5 * figures.dense.macs
+
+
+def test_a_build_that_fails_leaves_an_earlier_output_as_it_was(
+    network: Path, built_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Configuration, dense network and report stay those of the bundles that are there."""
+    kept = {path: path.read_bytes() for path in built_copy.rglob("*") if path.is_file()}
+    monkeypatch.setattr(pipeline, "build_target", doubled(dict.fromkeys(X86, VerificationError("outputs differ"))))
+    ended = build(network, built_copy, "--target", "cpu", "--target", "openvino")
+    assert ended.code == 4
+    assert {path: path.read_bytes() for path in kept} == kept
 
 
 def test_a_target_named_twice_is_built_once(network: Path, tmp_path: Path) -> None:

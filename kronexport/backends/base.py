@@ -7,20 +7,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
 from kronexport import agent
 from kronexport.backends.profile import BackendName, TargetProfile
-from kronexport.errors import BundleError, KronexportError, MissingRuntimeError, UserInputError, VerificationError
+from kronexport.errors import MissingRuntimeError, error_of
 
 Arrays = dict[str, NDArray[Any]]
 """Tensors by their ONNX names."""
-
-_ERRORS: Final[dict[int, type[KronexportError]]] = {
-    error.exit_code: error for error in (UserInputError, MissingRuntimeError, VerificationError, BundleError)
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,4 +113,4 @@ def agent_errors(prefix: str = "") -> Iterator[None]:
     try:
         yield
     except agent.AgentError as error:
-        raise _ERRORS.get(error.exit_code, KronexportError)(f"{prefix}{error}") from error
+        raise error_of(error.exit_code)(f"{prefix}{error}") from error

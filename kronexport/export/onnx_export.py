@@ -4,7 +4,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
@@ -20,8 +20,13 @@ EXPORTER_OPSET = 18
 """The lowest that torch's exporter writes; lower targets are reached by lower/opset.py."""
 
 
-def export_onnx(model: nn.Module, spec: InputSpec) -> ir.Model:
+def export_onnx(model: nn.Module, spec: InputSpec, outputs: Sequence[str] | None = None) -> ir.Model:
     """Export in eval mode at the static shape of ``spec``; constants become initializers.
+
+    Args:
+        model: the network; KroneckerConv2d modules become KroneckerConv nodes.
+        spec: name and shape of its input.
+        outputs: names of its outputs; None: as torch names them, which differs with the last layer.
 
     Raises:
         UserInputError: torch's exporter cannot trace the model.
@@ -35,6 +40,7 @@ def export_onnx(model: nn.Module, spec: InputSpec) -> ir.Model:
                 dynamo=True,
                 opset_version=EXPORTER_OPSET,
                 input_names=[spec.name],
+                output_names=outputs,
                 verbose=False,
             )
     except Exception as error:  # the exporter raises what the model's own code raises

@@ -28,6 +28,7 @@ def clean_up(model: ir.Model) -> ir.Model:
         passes.DeduplicateInitializersPass(),
         passes.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]  # its __init__ has no annotation
         passes.RemoveUnusedOpsetsPass(),
+        passes.OutputFixPass(),  # a tensor that is returned twice stays two outputs
         passes.NameFixPass(),
         passes.ShapeInferencePass(),
         passes.TopologicalSortPass(),

@@ -9,12 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from kronexport import agent
-from kronexport.errors import BundleError, KronexportError, MissingRuntimeError, UserInputError, VerificationError
+from kronexport.errors import KronexportError, error_of
 
-_ERRORS: Final[dict[int, type[KronexportError]]] = {
-    error.exit_code: error
-    for error in (KronexportError, UserInputError, MissingRuntimeError, VerificationError, BundleError)
-}
 _STDERR_TAIL_LINES: Final = 20
 _AGENT_MARK: Final = "error: "
 
@@ -74,7 +70,7 @@ def _error_of(job: dict[str, Any], finished: subprocess.CompletedProcess[str]) -
             f"{_place(job)}: the measuring process was ended by {signal.Signals(-code).name}; "
             "if that is SIGKILL, memory has run out: measure a smaller model or free memory"
         )
-    return _ERRORS.get(code, KronexportError)(f"{_place(job)}: {_message(finished.stderr)}")
+    return error_of(code)(f"{_place(job)}: {_message(finished.stderr)}")
 
 
 def _message(stderr: str) -> str:

@@ -22,6 +22,16 @@ UNITS: dict[str, dict[str, float]] = {
 }
 """Goal name -> unit -> how many of the report's units (ms, elements, bytes) it is."""
 
+FIGURES = {
+    "latency": "latency_ms",
+    "params": "params",
+    "macs": "macs",
+    "size": "bytes",
+    "memory": "peak_memory_bytes",
+    "accuracy_drop": "accuracy",
+}
+"""Goal name -> the figure of ``ModelFigures`` that decides it."""
+
 DEFAULT_GOALS = ("macs<=0.5",)
 
 _GOAL = re.compile(r"\s*(?P<name>\w+)\s*<=\s*(?P<number>[0-9.]+(?:[eE][-+]?\d+)?)\s*(?P<unit>[A-Za-z]*)\s*")
@@ -90,7 +100,7 @@ def _reached(goal: Goal, dense: ModelFigures, compressed: ModelFigures, speedup:
         if dense.accuracy is None or compressed.accuracy is None:
             return None
         return dense.accuracy - compressed.accuracy
-    field = {"params": "params", "macs": "macs", "size": "bytes", "memory": "peak_memory_bytes"}[goal.name]
+    field = FIGURES[goal.name]
     reached, reference = getattr(compressed, field), getattr(dense, field)
     if reached is None or reference is None:
         return None
@@ -106,6 +116,11 @@ def check_reachable(goals: Sequence[Goal], survey: Survey, least: dict[str, int]
                 f"--goal: {name} <= {limit:.4g} ({limit / dense:.3f} of dense) cannot be met: the least that the "
                 f"factorizable convolutions allow is {least[name]:.4g} ({least[name] / dense:.3f} of dense)"
             )
+
+
+def figure_of(goal: GoalResult) -> str:
+    """The figure of ``ModelFigures`` that the goal is decided by."""
+    return FIGURES[parse_goal(goal.expr).name]
 
 
 def missed_goals(report: Report, *, allow_unmeasured: bool) -> list[GoalError]:

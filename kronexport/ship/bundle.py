@@ -5,19 +5,15 @@ and SHA256SUMS, which is checked over the raw bytes of every other file before a
 """
 
 import hashlib
+import platform
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from kronexport import agent
-from kronexport.errors import (
-    BundleError,
-    KronexportError,
-    MissingRuntimeError,
-    UserInputError,
-    VerificationError,
-)
+from kronexport.backends.base import agent_errors
+from kronexport.errors import KronexportError, UserInputError
 from kronexport.files import atomic_folder, bytes_under, write_json_aside
 from kronexport.ship.golden import Golden, write_golden
 from kronexport.ship.manifest import GOLDEN_FILE, MODEL_FILE, Manifest
@@ -27,11 +23,7 @@ MANIFEST_FILE = "manifest.json"
 RUN_FILE = "run.py"
 SUMS_FILE = "SHA256SUMS"
 
-Answer = TypeVar("Answer")
 _RESERVED = frozenset({MODEL_FILE, GOLDEN_FILE, MANIFEST_FILE, RUN_FILE, SUMS_FILE})
-_ERRORS: dict[int, type[KronexportError]] = {
-    error.exit_code: error for error in (UserInputError, MissingRuntimeError, VerificationError, BundleError)
-}
 
 
 def write_bundle(
@@ -48,6 +40,7 @@ def write_bundle(
 
     Raises:
         UserInputError: ``folder`` is there and isn't a bundle.
+        VerificationError: The engine does not give the golden outputs.
         KronexportError: Two files have one name, the artifact isn't among the files, or the disk is full.
     """
     if folder.exists() and not (is_bundle(folder) or (folder.is_dir() and not any(folder.iterdir()))):
@@ -60,21 +53,27 @@ def write_bundle(
         write_golden(golden, aside / GOLDEN_FILE)
         write_json_aside(aside / MANIFEST_FILE, manifest.to_json())
         _write_sums(aside)
+        if manifest.artifact is not None and manifest.requires.fits(platform.machine()):
+            verify_golden(aside)  # what ships is run once as it ships, by the file that travels with it
 
 
-def verify_bundle(folder: Path) -> None:
+def verify_bundle(folder: Path) -> dict[str, Any]:
     """Checks a bundle as its own run.py does on the device: hashes, then manifest, then compatibility; loads nothing.
 
     Args:
         folder: OUT/<target>, or a copy of it.
 
+    Returns:
+        Its manifest.
+
     Raises:
         BundleError: A file is missing, altered or foreign, or the bundle does not fit this machine.
         MissingRuntimeError: Its runtime is not installed, or its engine has yet to be built.
-        VerificationError: The agent found outputs that differ.
         UserInputError: There is no such folder.
     """
-    _asked(folder, agent.check_bundle)
+    _require_folder(folder)
+    with agent_errors():
+        return dict(agent.check_bundle(str(folder)))
 
 
 def verify_golden(folder: Path) -> float:
@@ -86,16 +85,14 @@ def verify_golden(folder: Path) -> float:
     Raises:
         VerificationError: Above the manifest's tolerance; the others as ``verify_bundle``.
     """
-    return _asked(folder, agent.check_golden)
+    _require_folder(folder)
+    with agent_errors():
+        return float(agent.check_golden(str(folder)))
 
 
-def _asked(folder: Path, question: Callable[[str], Answer]) -> Answer:
+def _require_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise UserInputError(f"{folder}: no such folder; expected a bundle: the folder of one target in --out")
-    try:
-        return question(str(folder))
-    except agent.AgentError as error:
-        raise _ERRORS.get(error.exit_code, KronexportError)(str(error)) from error
 
 
 def _copies(model_onnx: Path, compiled_files: Sequence[Path], manifest: Manifest) -> dict[str, Path]:

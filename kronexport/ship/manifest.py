@@ -45,6 +45,10 @@ class Requirement:
     rule: Literal["minimum", "exact"]
     machine: tuple[str, ...] | None
 
+    def fits(self, machine: str) -> bool:
+        """Whether it is for ``machine``, a value of ``platform.machine()``."""
+        return self.machine is None or machine in self.machine
+
 
 @dataclass(frozen=True, slots=True)
 class GoldenReference:

@@ -3,11 +3,13 @@
 OUT/report.html  report.json  config.toml
 OUT/<target>/                      one bundle
 OUT/intermediates/dense.onnx
-OUT/intermediates/<target>/        portable.onnx  factors.safetensors  plan.toml
+OUT/intermediates/<target>/        portable.onnx  dense.onnx  factors.safetensors  plan.toml
 """
 
+import fcntl
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from kronexport.errors import UserInputError
 from kronexport.files import TEMP_PREFIX, remove_leftovers, write_text_aside
 
 INTERMEDIATES = "intermediates"
+LOCK = ".lock"
 MARKER = ".kronexport"
 """File in ``intermediates/`` that says whose output this is: a lone ``config.toml`` may well be the user's own."""
 
@@ -52,6 +55,10 @@ class OutputFolder:
     def intermediates(self, target: str) -> Path:
         return self.root / INTERMEDIATES / target
 
+    def target_dense_onnx(self, target: str) -> Path:
+        """The dense network as it was lowered and measured for one target."""
+        return self.intermediates(target) / "dense.onnx"
+
     def portable_onnx(self, target: str) -> Path:
         return self.intermediates(target) / "portable.onnx"
 
@@ -70,29 +77,61 @@ class OutputFolder:
             yield Path(folder)
 
 
-def prepare_output(out: Path) -> OutputFolder:
-    """Makes ``out`` ready to be written to, before any work starts.
+def check_output(out: Path) -> None:
+    """Refuses an ``out`` that a build could not write to, before any work; writes nothing.
+
+    Raises:
+        UserInputError: ``out`` is a file, or holds files that are not ours.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserInputError(f"{out}: a file, expected a folder; choose another --out")
+    _refuse_foreign(out)
+
+
+@contextmanager
+def prepare_output(out: Path) -> Iterator[OutputFolder]:
+    """Makes ``out`` ready to be written to, for one build at a time.
 
     A new or empty folder, and one that an earlier build wrote, are accepted; what a killed run left unfinished is
-    deleted. Finished parts of an earlier build stay until the new part takes their place.
+    deleted. Finished parts of an earlier build stay until ``publish`` or until the new part takes their place.
 
     Args:
         out: The folder of ``--out``; made with its parents if missing.
 
     Raises:
-        UserInputError: ``out`` is a file, cannot be written, or holds files that are not ours.
+        UserInputError: As ``check_output``, or ``out`` cannot be written, or another build is writing to it.
         KronexportError: The disk is full.
     """
-    if out.exists() and not out.is_dir():
-        raise UserInputError(f"{out}: a file, expected a folder; choose another --out")
+    check_output(out)
     try:
-        _refuse_foreign(out)
-        for folder in (out, out / INTERMEDIATES, *_subfolders(out / INTERMEDIATES)):
-            remove_leftovers(folder)
         write_text_aside(out / INTERMEDIATES / MARKER, _MARKER_TEXT)
-    except OSError as error:
+        with _only_writer(out):
+            for folder in (out, out / INTERMEDIATES, *_subfolders(out / INTERMEDIATES)):
+                remove_leftovers(folder)
+            yield OutputFolder(out)
+    except (PermissionError, NotADirectoryError) as error:
         raise UserInputError(f"{out}: {error.strerror}; expected a folder to write to; choose another --out") from error
-    return OutputFolder(out)
+
+
+def remove_stale(output: OutputFolder, targets: Collection[str]) -> None:
+    """Removes what an earlier build left of targets that the new report does not hold."""
+    for folder in (output.root, output.root / INTERMEDIATES):
+        for entry in _subfolders(folder):
+            if entry.name not in {INTERMEDIATES, *targets}:
+                shutil.rmtree(entry)
+
+
+@contextmanager
+def _only_writer(out: Path) -> Iterator[None]:
+    """Holds a lock that the operating system lets go when this process ends, however it ends."""
+    with (out / INTERMEDIATES).joinpath(LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserInputError(
+                f"{out}: another build is writing to it; wait until it ends or choose another --out"
+            ) from error
+        yield
 
 
 def is_bundle(folder: Path) -> bool:

@@ -3,7 +3,6 @@
 import tempfile
 from pathlib import Path
 
-from kronexport import agent
 from kronexport.backends import BACKENDS
 from kronexport.backends.profile import load_target
 from kronexport.errors import UserInputError
@@ -19,7 +18,8 @@ def bench_bundle(bundle: Path, *, against: Path | None, threads: int | None, tim
 
     Args:
         bundle: OUT/<target>, or a copy of it.
-        against: an ONNX model with the same input; None: the dense.onnx of the output that holds the bundle.
+        against: an ONNX model with the same input; None: the dense network that the build measured it against, if the
+            bundle still lies in its output.
         threads: of one inference; None: those of the manifest.
         timing: for how long.
 
@@ -27,9 +27,8 @@ def bench_bundle(bundle: Path, *, against: Path | None, threads: int | None, tim
         BundleError, MissingRuntimeError: the bundle is damaged, or does not fit this machine.
         UserInputError: there is no model to compare with.
     """
-    verify_bundle(bundle)
-    manifest = agent.check_bundle(str(bundle))
-    dense = against or OutputFolder(bundle.resolve().parent).dense_onnx
+    manifest = verify_bundle(bundle)
+    dense = against or OutputFolder(bundle.resolve().parent).target_dense_onnx(manifest["target"])
     if not dense.is_file():
         raise UserInputError(f"{dense}: no dense model to compare with; name one with --against")
     profile = load_target(manifest["target"])

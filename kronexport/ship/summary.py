@@ -8,6 +8,7 @@ from torch import nn
 
 from kronexport.lower.macs import count_macs
 from kronexport.measure.pair import PairFigures, SideFigures
+from kronexport.plan.goals import figure_of
 from kronexport.records import (
     Check,
     GoalResult,
@@ -80,7 +81,9 @@ def target_report(
     unmeasured = {"layers.dense_us": NOT_PROFILED, "layers.us": NOT_PROFILED}
     unmeasured |= _absent(no_device, unevaluated)
     unmeasured |= measured.unmeasured if measured else {}
-    unmeasured |= {f"goals.{goal.expr}": no_device or unevaluated for goal in goals if goal.met is None}
+    unmeasured |= {
+        f"goals.{goal.expr}": unmeasured[f"compressed.{figure_of(goal)}"] for goal in goals if goal.met is None
+    }
     return TargetReport(
         precision=precision,
         environment=measured.environment if measured else {},

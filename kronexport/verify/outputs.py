@@ -30,6 +30,8 @@ def compare(stage: Stage, against: str, got: Outputs, reference: Outputs, tolera
     Raises:
         VerificationError: shapes differ, or a value is not finite.
     """
+    if len(got) != len(reference):
+        raise VerificationError(f"{stage}: {len(got)} outputs, {against} has {len(reference)}")
     max_abs, rel_l2 = 0.0, 0.0
     for (name, ours), theirs in zip(got.items(), reference.values(), strict=True):
         if ours.shape != theirs.shape:

@@ -4,7 +4,13 @@ import pytest
 
 from kronexport.errors import KronexportError, UserInputError
 from kronexport.files import TEMP_PREFIX
-from kronexport.ship.output import is_bundle, prepare_output
+from kronexport.ship.output import OutputFolder, is_bundle, prepare_output, remove_stale
+
+
+def prepared(out: Path) -> OutputFolder:
+    """The folder as a build finds it, let go again."""
+    with prepare_output(out) as output:
+        return output
 
 
 def make_bundle(folder: Path) -> None:
@@ -15,7 +21,7 @@ def make_bundle(folder: Path) -> None:
 
 def test_missing_folder_is_made_and_every_part_has_its_place(tmp_path: Path) -> None:
     out = tmp_path / "a" / "dist"
-    folder = prepare_output(out)
+    folder = prepared(out)
     assert folder.root.is_dir()
     assert [
         path.relative_to(out).as_posix()
@@ -42,12 +48,12 @@ def test_missing_folder_is_made_and_every_part_has_its_place(tmp_path: Path) -> 
 
 
 def test_earlier_output_is_accepted_with_all_its_parts_kept(tmp_path: Path) -> None:
-    folder = prepare_output(tmp_path)
+    folder = prepared(tmp_path)
     make_bundle(folder.bundle("x86-onnxruntime"))
     folder.report_json.write_text("{}")
     folder.config.write_text("")
     folder.intermediates("x86-onnxruntime").mkdir()
-    prepare_output(tmp_path)
+    prepared(tmp_path)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == [
         "config.toml",
         "intermediates",
@@ -60,17 +66,17 @@ def test_earlier_output_is_accepted_with_all_its_parts_kept(tmp_path: Path) -> N
 def test_bundle_alone_says_whose_output_it_is(tmp_path: Path) -> None:
     make_bundle(tmp_path / "x86-onnxruntime")
     (tmp_path / "report.json").touch()
-    prepare_output(tmp_path)
+    prepared(tmp_path)
 
 
 def test_foreign_files_are_refused_by_name_and_untouched(tmp_path: Path) -> None:
-    prepare_output(tmp_path)
+    prepared(tmp_path)
     for index in range(7):
         (tmp_path / f"thesis{index}.tex").touch()
     with pytest.raises(
         UserInputError, match=r"thesis0\.tex, .*thesis4\.tex and 2 more.*choose another --out"
     ) as caught:
-        prepare_output(tmp_path)
+        prepared(tmp_path)
     assert "thesis5" not in str(caught.value)
     assert caught.value.exit_code == 2
     assert (tmp_path / "thesis6.tex").exists()
@@ -80,20 +86,20 @@ def test_foreign_files_are_refused_by_name_and_untouched(tmp_path: Path) -> None
 def test_a_file_of_a_known_name_in_a_folder_that_is_not_ours_is_foreign(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("the user's own")
     with pytest.raises(UserInputError, match=name):
-        prepare_output(tmp_path)
+        prepared(tmp_path)
     assert (tmp_path / name).read_text() == "the user's own"
 
 
 def test_folder_that_is_no_bundle_is_foreign(tmp_path: Path) -> None:
-    prepare_output(tmp_path)
+    prepared(tmp_path)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").touch()
     with pytest.raises(UserInputError, match="photos"):
-        prepare_output(tmp_path)
+        prepared(tmp_path)
 
 
 def test_leftovers_of_a_killed_run_are_cleaned_at_every_level(tmp_path: Path) -> None:
-    folder = prepare_output(tmp_path)
+    folder = prepared(tmp_path)
     folder.intermediates("cpu").mkdir()
     leftovers = [
         place / f"{TEMP_PREFIX}1f-x" for place in (tmp_path, tmp_path / "intermediates", folder.intermediates("cpu"))
@@ -101,7 +107,7 @@ def test_leftovers_of_a_killed_run_are_cleaned_at_every_level(tmp_path: Path) ->
     for leftover in leftovers:
         leftover.mkdir()
         (leftover / "half").touch()
-    prepare_output(tmp_path)
+    prepared(tmp_path)
     assert not any(leftover.exists() for leftover in leftovers)
 
 
@@ -114,12 +120,34 @@ def test_first_run_that_met_a_full_disk_does_not_lock_the_folder(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", full)
         with pytest.raises(KronexportError, match="disk full"):
-            prepare_output(tmp_path)
-    prepare_output(tmp_path)
+            prepared(tmp_path)
+    prepared(tmp_path)
 
 
 def test_file_instead_of_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").touch()
     for out in (tmp_path / "out", tmp_path / "out" / "below"):
         with pytest.raises(UserInputError, match="choose another --out"):
-            prepare_output(out)
+            prepared(out)
+
+
+def test_two_builds_at_once_are_refused(tmp_path: Path) -> None:
+    """The second would delete what the first has not finished."""
+    with prepare_output(tmp_path / "out") as first, first.work_folder("cpu") as work:
+        with pytest.raises(UserInputError, match="another build is writing to it"):
+            prepared(tmp_path / "out")
+        assert work.is_dir()
+    prepared(tmp_path / "out")
+
+
+def test_what_the_report_does_not_tell_of_is_removed(tmp_path: Path) -> None:
+    """A bundle of an earlier build would be compared with another model's dense network."""
+    output = prepared(tmp_path / "out")
+    for target in ("old", "new"):
+        (output.bundle(target)).mkdir()
+        output.intermediates(target).mkdir()
+    remove_stale(output, {"new"})
+    assert not output.bundle("old").exists()
+    assert not output.intermediates("old").exists()
+    assert output.bundle("new").is_dir()
+    assert output.intermediates("new").is_dir()

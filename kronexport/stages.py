@@ -1,0 +1,211 @@
+"""What each stage of a build does with one target: the parts that ``pipeline.py`` puts in order."""
+
+import logging
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+from torch import nn
+
+import kronexport
+from kronexport.backends.base import Backend, Compiled
+from kronexport.backends.profile import TargetProfile
+from kronexport.config import BuildConfig
+from kronexport.export.onnx_export import export_onnx, save_model
+from kronexport.export.operator import attach_functions
+from kronexport.export.replace import factorized, save_factors, site_weights, weight_errors
+from kronexport.factorize.scan import ErrorScan
+from kronexport.files import write_text_aside
+from kronexport.lower.lowering import lower
+from kronexport.measure.pair import PairFigures, SideFigures, measure_pair
+from kronexport.measure.setting import Setting, Timing
+from kronexport.plan.goals import Goal, judge
+from kronexport.plan.plan_file import plan_toml
+from kronexport.records import Check, ModelFigures, Plan, ProgressCallback, TargetReport
+from kronexport.ship.bundle import write_bundle
+from kronexport.ship.golden import Golden
+from kronexport.ship.manifest import build_manifest, requirement
+from kronexport.ship.output import OutputFolder
+from kronexport.ship.summary import layer_table, model_figures, target_report
+from kronexport.survey.project import Project
+from kronexport.verify.score import score_engine
+from kronexport.verify.stages import VerifiedModel, uncompiled, verify_compiled, verify_stages
+
+log = logging.getLogger("kronexport")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One target's walk down the line: what it works on, where, and for whom. ``work`` is a folder of its own."""
+
+    project: Project
+    scan: ErrorScan
+    config: BuildConfig
+    goals: tuple[Goal, ...]
+    profile: TargetProfile
+    backend: Backend
+    runtime: str
+    threads: int
+    output: OutputFolder
+    work: Path
+    progress: ProgressCallback
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A plan made real: verified, compiled and scored, dense or compressed."""
+
+    plan: Plan
+    model: nn.Module
+    portable: ir.Model
+    verified: VerifiedModel
+    compiled: Compiled
+    checks: tuple[Check, ...]
+    accuracy: float | None
+
+
+def scan_stage(project: Project) -> ErrorScan:
+    """The weight errors that every target's plan rests on, each computed when it is first asked for."""
+    return ErrorScan(site_weights(project.module, tuple(site.name for site in project.survey.sites)))
+
+
+def factorize_stage(job: Job, plan: Plan, outputs: Sequence[str]) -> Network:
+    """The planned factors, exported with the dense network's output names, and made real."""
+    job.progress("factorize", 0, 1)
+    model = factorized(job.project.module, plan)
+    job.progress("export", 0, 1)
+    exported = export_onnx(model, job.project.input, outputs)
+    return realize(job, plan, model, exported, "compressed")
+
+
+def realize(job: Job, plan: Plan, model: nn.Module, exported: ir.Model, name: str) -> Network:
+    """Lower, verify, compile and score one network; each stage is checked against the one before."""
+    folder = job.work / name
+    folder.mkdir()
+    tolerance = job.profile.tolerances[job.config.precision]
+    job.progress(f"lower {name}", 0, 1)
+    lowered = lower(exported, plan.forms, job.profile.opset)
+    portable = exported.clone()
+    attach_functions(portable)
+    save_model(portable, folder / "portable.onnx")
+    save_model(lowered, folder / "lowered.onnx")
+    job.progress(f"verify {name}", 0, 1)
+    verified = verify_stages(
+        job.project.module,
+        model,
+        folder / "portable.onnx",
+        folder / "lowered.onnx",
+        job.project.golden,
+        batch=job.project.input.shape[0],
+        tolerance=tolerance,
+    )
+    job.progress(f"compile {name}", 0, 1)
+    compiled = job.backend.compile(verified.path, folder / "compiled", job.profile)
+    if compiled.artifact is None:
+        return Network(plan, model, portable, verified, compiled, (*verified.checks, uncompiled()), None)
+    with job.backend.runner(compiled, job.threads) as runner:
+        check = verify_compiled(runner, job.project.input, job.project.golden, verified, tolerance)
+        evaluate = job.project.evaluate
+        score = score_engine(runner, job.project.input, evaluate) if evaluate else None
+    return Network(plan, model, portable, verified, compiled, (*verified.checks, check), score)
+
+
+def measure_stage(job: Job, dense: Network, compressed: Network) -> PairFigures | None:
+    """Time and memory against dense; None where there is no engine to run here."""
+    if dense.compiled.artifact is None or compressed.compiled.artifact is None:
+        return None
+    job.progress("measure", 0, 1)
+    options = job.config.measure
+    return measure_pair(
+        dense.compiled.artifact,
+        compressed.compiled.artifact,
+        Setting(job.profile.backend, job.threads, job.project.input),
+        Timing(options.seconds, options.rounds, options.warmup_seconds),
+    )
+
+
+def report_stage(
+    job: Job, dense: Network, compressed: Network, measured: PairFigures | None, notes: tuple[str, ...]
+) -> TargetReport:
+    """All figures of the target, each null with its reason."""
+    project = job.project
+    slow, fast, speedup = (measured.dense, measured.compressed, measured.speedup) if measured else (None, None, None)
+    before, after = figures(dense, slow), figures(compressed, fast)
+    if speedup and speedup.verdict == "slower":
+        log.warning("%s: the compressed network is slower than dense", job.profile.name)
+    return target_report(
+        precision=job.config.precision,
+        skipped=project.survey.skipped,
+        dense=before,
+        compressed=after,
+        measured=measured,
+        no_device=compressed.compiled.reason,
+        unevaluated=project.unevaluated,
+        goals=[judge(goal, before, after, speedup) for goal in job.goals],
+        checks=compressed.checks,
+        layers=layer_table(project.survey, compressed.plan, weight_errors(project.module, compressed.model)),
+        notes=(*notes, *compressed.verified.notes, *fitting_notes(project, compressed)),
+    )
+
+
+def ship_stage(job: Job, dense: Network, network: Network) -> None:
+    """The intermediates, then the bundle: whole, or as it was."""
+    name, output = job.profile.name, job.output
+    save_model(network.portable, output.portable_onnx(name))
+    save_model(ir.load(dense.verified.path), output.target_dense_onnx(name))
+    save_factors(network.model, output.factors(name))
+    write_text_aside(output.plan(name), plan_toml(network.plan))
+    compiled = network.compiled
+    manifest = build_manifest(
+        network.verified.path,
+        model=job.config.model,
+        target=name,
+        artifact=compiled.artifact.name if compiled.artifact else None,
+        precision=job.config.precision,
+        threads=job.threads,
+        runtime_options={},
+        requires=requirement(job.profile.backend, job.runtime, job.profile.machine),
+        tolerance=job.profile.tolerances[job.config.precision],
+        kronexport_version=kronexport.__version__,
+        rebuild=rebuild_command(job),
+    )
+    write_bundle(
+        output.bundle(name),
+        model_onnx=network.verified.path,
+        compiled_files=compiled.files,
+        golden=Golden({job.project.input.name: job.project.golden}, network.verified.outputs),
+        manifest=manifest,
+    )
+
+
+def misses_latency(job: Job, dense: Network, compressed: Network, measured: PairFigures) -> bool:
+    """Whether a goal on latency is not met."""
+    before, after = figures(dense, measured.dense), figures(compressed, measured.compressed)
+    latency = (goal for goal in job.goals if goal.name == "latency")
+    return any(judge(goal, before, after, measured.speedup).met is False for goal in latency)
+
+
+def figures(network: Network, measured: SideFigures | None) -> ModelFigures:
+    """The report's figures of one network."""
+    return model_figures(network.model, network.verified.path, measured, network.accuracy)
+
+
+def fitting_notes(project: Project, network: Network) -> tuple[str, ...]:
+    """How the factors and the lowerings were found, for the reader of the report."""
+    notes = () if project.calibrated else ("no calibration images: golden data are seeded normal values",)
+    if not network.plan.forms:
+        return notes
+    return ("factors are fitted to the weights alone", "lowerings are chosen by the target's roofline", *notes)
+
+
+def rebuild_command(job: Job) -> str:
+    """The command that makes this bundle again; files go by their names alone, since folders differ."""
+    config = job.config
+    source, colon, function = config.model.rpartition(":")
+    model = f"{Path(source).name}{colon}{function}" if source.endswith(".py") else config.model
+    words = ["kronexport", "build", model, "--target", job.profile.name]
+    words += [word for goal in config.goal for word in ("--goal", goal)]
+    words += ["--weights", config.weights.name] if config.weights else []
+    return shlex.join(words)
