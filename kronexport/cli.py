@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kronexport import __version__
 from kronexport.errors import KronexportError, UserInputError
 from kronexport.files import stdout_to_stderr
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="kronexport",
-    help="Factorize a trained CNN's convolutions into Kronecker products and ship it as plain ONNX, measured.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -32,9 +32,26 @@ targets_app = typer.Typer(help="The devices that can be built for.", no_args_is_
 app.add_typer(targets_app, name="targets")
 
 _INTERRUPTED = 130
+_GOAL_HELP = "latency, params, macs, size, memory or accuracy_drop, then <=NUMBER[UNIT]; repeat for several."
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Threads = Annotated[int | None, typer.Option(help="Runtime threads; default: the target's.")]
+
+
+def _show_version(asked: bool) -> None:  # noqa: FBT001  how typer calls it
+    if asked:
+        typer.echo(f"kronexport {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Factorize a trained CNN's convolutions into Kronecker products and ship it as plain ONNX, measured."""
 
 
 @app.command()
@@ -49,9 +66,12 @@ def build(
     std: Annotated[str | None, typer.Option(help="Of a folder of images: 0.229,0.224,0.225")] = None,
     evaluate: Annotated[str | None, typer.Option(help="mod:function, called with a predictor; one number.")] = None,
     target: Annotated[list[str] | None, typer.Option(help="Target or alias; repeat for several.")] = None,
-    goal: Annotated[list[str] | None, typer.Option(help="NAME<=NUMBER[UNIT]; repeat for several.")] = None,
-    include: Annotated[list[str] | None, typer.Option(help="Factorize only sites that match.")] = None,
-    exclude: Annotated[list[str] | None, typer.Option(help="Leave sites that match dense.")] = None,
+    goal: Annotated[
+        list[str] | None,
+        typer.Option(help=_GOAL_HELP),
+    ] = None,
+    include: Annotated[list[str] | None, typer.Option(help="Factorize only sites that match: layer3.*")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="Leave sites that match dense: *.conv1")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32")] = None,
     threads: Threads = None,
     out: Annotated[Path | None, typer.Option(help="Output folder; default: kronexport-out/")] = None,
@@ -207,7 +227,7 @@ def main() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command line; returns its exit code (design, section 8)."""
+    """Run one command line; returns its exit code (errors.py)."""
     try:
         app(arguments)
     except KronexportError as error:

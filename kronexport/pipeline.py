@@ -187,11 +187,11 @@ def survey_stage(config: BuildConfig) -> Project:
 
 def publish(report: Report, dense: ir.Model, config: BuildConfig, output: OutputFolder) -> None:
     """Write what stands beside the bundles, and remove the bundles of an earlier build that it does not tell of."""
-    remove_stale(output, report.targets)
     save_model(dense, output.dense_onnx)
     write_text_aside(output.config, config_toml(config))
     write_report_json(report, output.report_json)
     write_report_html(report, output.report_html)
+    remove_stale(output, report.targets)
 
 
 @contextmanager

@@ -95,7 +95,7 @@ class Survey:
 
 @dataclass(frozen=True, slots=True)
 class FactorShape:
-    """One factor of a Kronecker network: its rank axes (``"ab"``), then f, c, h, w (design: operator, version 1)."""
+    """One factor of a Kronecker network: its rank axes (``"ab"``), then f, c, h, w (docs/operator.md)."""
 
     rank_axes: str
     f: int

@@ -35,6 +35,9 @@ from kronexport.verify.stages import VerifiedModel, uncompiled, verify_compiled,
 
 log = logging.getLogger("kronexport")
 
+FAR_FROM_DENSE = 0.5
+"""Relative L2 of the factorized outputs above which the user is warned: half of what the network says is lost."""
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -135,6 +138,11 @@ def report_stage(
     before, after = figures(dense, slow), figures(compressed, fast)
     if speedup and speedup.verdict == "slower":
         log.warning("%s: the compressed network is slower than dense", job.profile.name)
+    moved = compressed.verified.checks[0].rel_l2 or 0.0
+    if moved > FAR_FROM_DENSE:
+        far = f"the outputs are far from dense's (relative L2 {moved:.2f}): loosen the goals, or train the factors"
+        log.warning("%s: %s", job.profile.name, far)
+        notes = (*notes, far)
     return target_report(
         precision=job.config.precision,
         skipped=project.survey.skipped,
@@ -196,7 +204,7 @@ def fitting_notes(project: Project, network: Network) -> tuple[str, ...]:
     """How the factors and the lowerings were found, for the reader of the report."""
     notes = () if project.calibrated else ("no calibration images: golden data are seeded normal values",)
     if not network.plan.forms:
-        return notes
+        return ("the plan leaves every convolution dense", *notes)
     return ("factors are fitted to the weights alone", "lowerings are chosen by the target's roofline", *notes)
 
 

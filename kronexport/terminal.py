@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from kronexport.backends.doctor import Finding
     from kronexport.measure.latency import BenchResult
     from kronexport.pipeline import DryRun
+    from kronexport.records import Plan
 
 
 @contextmanager
@@ -113,8 +114,22 @@ def print_plan(found: "DryRun") -> None:
             macs, error = f"{choice.macs / 1e6:.2f}M", f"{choice.rel_error:.3f}"
             table.add_row(choice.site, structure, ranks, choice.lowering, macs, error)
         console.print(table)
+        for name, total in _planned(found, plan).items():
+            dense = getattr(found.project.survey, name)
+            console.print(f"{name}: {total:,} of {dense:,} = {total / dense:.3f}", highlight=False)
     for skipped in found.project.survey.skipped:
         console.print(f"skipped {skipped.site}: {skipped.reason}", highlight=False)
+
+
+def _planned(found: "DryRun", plan: "Plan") -> dict[str, int]:
+    """Params and MACs of the whole network as planned."""
+    survey = found.project.survey
+    return {
+        name: getattr(survey, name)
+        - sum(getattr(site, name) for site in survey.sites)
+        + sum(getattr(choice, name) for choice in plan.sites)
+        for name in ("params", "macs")
+    }
 
 
 def print_facts(data: dict[str, Any]) -> None:

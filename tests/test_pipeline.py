@@ -252,3 +252,36 @@ def test_the_command_is_installed(network: Path, tmp_path: Path) -> None:
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert "did you mean 'net'?" in done.stderr
+
+
+@pytest.mark.usefixtures("without_simplifier")
+def test_a_batch_and_a_tensor_returned_twice_go_through(tmp_path: Path) -> None:
+    """Two outputs stay two where they are the same tensor; MACs and golden data count the batch."""
+    (tmp_path / "twice.py").write_text(TWICE)
+    ended = command("build", f"{tmp_path / 'twice.py'}:net", "--input", "2x3x16x16", "--out", tmp_path / "out", *SHORT)
+    assert ended.code == 0, ended.err
+    report = read_report_json(tmp_path / "out" / "report.json").targets["x86-onnxruntime"]
+    assert report.dense.macs == 2 * 16 * 16 * (16 * 3 * 9 + 16 * 16 * 9)
+    model = onnx.load(tmp_path / "out" / "x86-onnxruntime" / "model.onnx")
+    dense = onnx.load(tmp_path / "out" / "intermediates" / "dense.onnx")
+    assert len({value.name for value in model.graph.output}) == 2
+    assert [value.name for value in model.graph.output] == [value.name for value in dense.graph.output]
+
+
+TWICE = """
+import torch
+
+class Twice(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Conv2d(3, 16, 3, padding=1)
+        self.second = torch.nn.Conv2d(16, 16, 3, padding=1)
+
+    def forward(self, x):
+        y = self.second(torch.relu(self.first(x)))
+        return y, y
+
+def net():
+    torch.manual_seed(0)
+    return Twice()
+"""

@@ -2,15 +2,15 @@
 
 from typing import Self
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kronexport.errors import UserInputError
 from kronexport.export.operator import DOMAIN, METHOD_KEY, OP_TYPE, SITE_KEY, VERSION, operator_attributes
 from kronexport.factorize.gkpd import gkpd
 from kronexport.factorize.network import KroneckerNetwork, einsum_equation
-from kronexport.records import ConvGeometry, Structure
+from kronexport.records import ConvGeometry, Pair, Structure
 from kronexport.survey.sites import conv_geometry
 
 
@@ -20,7 +20,7 @@ class KroneckerConv2d(nn.Module):
     In an ONNX export (``torch.onnx.export(dynamo=True)``) it becomes one ``com.kronexport::KroneckerConv`` node.
 
     Args:
-        network: structure and initial values of the factors, float32.
+        network: structure and initial values of the factors, in the layer's dtype.
         geometry: kernel (equal to the structure's), stride, pads in ONNX order, dilation.
         bias: [F], or None for a layer without one.
         site: the module's dotted path, written to the ONNX node.
@@ -36,21 +36,53 @@ class KroneckerConv2d(nn.Module):
         self.structure = network.structure
         self.geometry = geometry
         self.site = site
-        self.factors = nn.ParameterList(
-            nn.Parameter(torch.from_numpy(factor.astype(np.float32))) for factor in network.factors
-        )
+        self.factors = nn.ParameterList(nn.Parameter(torch.from_numpy(factor.copy())) for factor in network.factors)
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
-        self.register_buffer("zero_bias", torch.zeros(self.structure.weight_shape[0]), persistent=False)
+        zeros = self.factors[0].detach().new_zeros(self.structure.weight_shape[0])
+        self.register_buffer("zero_bias", zeros, persistent=False)
 
     @classmethod
     def from_conv(cls, conv: nn.Conv2d, structure: Structure, site: str = "") -> Self:
-        """Factorize a conv's weight by GKPD (truncated SVD) and keep its bias.
+        """Factorize a conv's weight by GKPD (truncated SVD); bias, dtype, device and requires_grad stay.
 
         Raises:
-            UserInputError: the structure does not divide the weight's shape, or its rank is too high.
+            UserInputError: the conv is grouped or does not pad with zeros, the structure does not divide the
+                weight's shape, or its rank is too high.
         """
+        if conv.groups != 1 or conv.padding_mode != "zeros":
+            raise UserInputError(
+                f"{site or 'conv'}: groups={conv.groups}, padding_mode={conv.padding_mode!r}; expected groups=1 and "
+                "zeros: leave this layer dense"
+            )
         network = gkpd(conv.weight.detach().cpu().numpy(), structure)
-        return cls(network, conv_geometry(conv), conv.bias, site)
+        module = cls(network, conv_geometry(conv), conv.bias, site).to(conv.weight.device)
+        module.factors.requires_grad_(conv.weight.requires_grad)
+        return module.train(conv.training)
+
+    @property
+    def in_channels(self) -> int:
+        return self.structure.weight_shape[1]
+
+    @property
+    def out_channels(self) -> int:
+        return self.structure.weight_shape[0]
+
+    @property
+    def kernel_size(self) -> Pair:
+        return self.geometry.kernel
+
+    @property
+    def stride(self) -> Pair:
+        return self.geometry.stride
+
+    @property
+    def dilation(self) -> Pair:
+        return self.geometry.dilation
+
+    @property
+    def weight(self) -> Tensor:
+        """``to_dense()``: what the layer would hold as an ``nn.Conv2d``."""
+        return self.to_dense()
 
     def network(self) -> KroneckerNetwork:
         """The present factors, as arrays."""

@@ -1,4 +1,4 @@
-"""A Kronecker network: factors whose contraction is the weight of a convolution (design: operator, version 1).
+"""A Kronecker network: factors whose contraction is the weight of a convolution (docs/operator.md).
 
     W[f, c, i, j] = sum over all rank axes of  prod_k A_k[its rank axes, f_k, c_k, i_k, j_k]
     f = (f_1 F_2 + f_2) F_3 + ...   (the first factor is the slowest index; c, i and j alike)

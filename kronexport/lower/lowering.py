@@ -11,7 +11,7 @@ from kronexport.lower.standard import check_standard
 
 
 def lower(exported: ir.Model, forms: Mapping[str, str], opset: int) -> ir.Model:
-    """A lowered copy of ``exported``.
+    """A lowered copy of ``exported`` with the same inputs and outputs.
 
     Args:
         exported: as ``export_onnx`` gives it; not changed.
@@ -25,6 +25,8 @@ def lower(exported: ir.Model, forms: Mapping[str, str], opset: int) -> ir.Model:
     model = exported.clone()
     LowerKronecker(forms)(model)
     model = clean_up(model)
+    for value, original in zip(model.graph.outputs, exported.graph.outputs, strict=True):
+        value.name = original.name  # clean-up renames an output that it merged with another
     StepDownOpset(opset)(model)
     check_standard(model)
     return model

@@ -1,4 +1,4 @@
-"""Latency of models that compute the same, timed against each other in one fresh process (design: Measuring)."""
+"""Latency of models that compute the same, timed against each other in one fresh process."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

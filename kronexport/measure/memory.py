@@ -1,4 +1,4 @@
-"""Peak memory that one model adds to a fresh process (design: Measuring)."""
+"""Peak memory that one model adds to a fresh process."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -130,7 +130,8 @@ def missed_goals(report: Report, *, allow_unmeasured: bool) -> list[GoalError]:
         lines = []
         for goal in target.goals:
             if goal.met is False:
-                lines.append(f"{name}: goal {goal.expr} missed: reached {goal.value:.4g}")
+                remedy = "ask for fewer MACs as well (macs<=...)" if goal.expr.startswith("latency") else "loosen it"
+                lines.append(f"{name}: goal {goal.expr} missed: reached {goal.value:.4g}; {remedy}")
             elif goal.met is None and not allow_unmeasured:
                 reason = target.unmeasured[f"goals.{goal.expr}"]
                 lines.append(f"{name}: goal {goal.expr}: {reason}; accept that with --allow-unmeasured")

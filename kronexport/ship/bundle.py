@@ -93,6 +93,9 @@ def verify_golden(folder: Path) -> float:
 def _require_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise UserInputError(f"{folder}: no such folder; expected a bundle: the folder of one target in --out")
+    targets = sorted(entry.name for entry in folder.iterdir() if is_bundle(entry))
+    if targets:
+        raise UserInputError(f"{folder}: the output of a build, not one bundle; name one of {', '.join(targets)} in it")
 
 
 def _copies(model_onnx: Path, compiled_files: Sequence[Path], manifest: Manifest) -> dict[str, Path]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from kronexport.backends import BACKENDS
 from kronexport.backends.profile import load_target
-from kronexport.errors import UserInputError
+from kronexport.errors import KronexportError, UserInputError
 from kronexport.measure.latency import BenchResult, bench_models
 from kronexport.measure.setting import Setting, Timing
 from kronexport.records import InputSpec
@@ -35,7 +35,10 @@ def bench_bundle(bundle: Path, *, against: Path | None, threads: int | None, tim
     spec = InputSpec(manifest["input"]["name"], tuple(manifest["input"]["shape"]))
     setting = Setting(manifest["backend"], threads or manifest["threads"], spec, manifest["runtime_options"])
     with tempfile.TemporaryDirectory(prefix="kronexport-bench-") as work:
-        compiled = BACKENDS[profile.backend].compile(dense, Path(work), profile)
+        try:
+            compiled = BACKENDS[profile.backend].compile(dense, Path(work), profile)
+        except KronexportError as error:
+            raise UserInputError(f"--against {dense}: {error}") from error
         if compiled.artifact is None:
             raise UserInputError(f"{bundle}: {compiled.reason}; run build_engine.sh on the board")
         return bench_models(

@@ -1,5 +1,7 @@
 """KroneckerConv2d: computes what its factors say, trains, and exports as one operator."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -46,6 +48,24 @@ def test_at_full_rank_it_replaces_a_conv() -> None:
         structure = gkpd_structure((4, 2, kernel[0], 1), (2, 3, 1, kernel[1]), min(8 * kernel[0], 6 * kernel[1]))
         x = torch.randn(2, 6, 11, 9)
         torch.testing.assert_close(KroneckerConv2d.from_conv(conv, structure)(x), conv(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"padding_mode": "reflect", "padding": 1}, {"groups": 2}])
+def test_a_conv_that_it_cannot_stand_for_is_refused(options: dict[str, Any]) -> None:
+    """It would compute something else."""
+    with pytest.raises(UserInputError, match="expected groups=1 and zeros"):
+        KroneckerConv2d.from_conv(nn.Conv2d(6, 8, 3, **options), FULL)
+
+
+def test_it_keeps_what_a_conv_says_of_itself() -> None:
+    """A forward that reads a conv's attributes, in its dtype, frozen or not, goes on working."""
+    conv = nn.Conv2d(6, 8, 3, stride=2, padding=1, dtype=torch.float64).eval().requires_grad_(requires_grad=False)
+    module = KroneckerConv2d.from_conv(conv, FULL)
+    for name in ("in_channels", "out_channels", "kernel_size", "stride", "dilation", "training"):
+        assert getattr(module, name) == getattr(conv, name)
+    torch.testing.assert_close(module.weight, conv.weight)
+    assert {parameter.dtype for parameter in module.parameters()} == {torch.float64}
+    assert not any(parameter.requires_grad for parameter in module.factors)
 
 
 def test_every_factor_and_the_bias_get_gradients() -> None:
