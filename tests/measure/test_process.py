@@ -107,6 +107,8 @@ def test_ctrl_c_ends_the_process_too(tmp_path: Path) -> None:
             sys.executable,
             "-c",
             f"""
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background inherit that it is ignored
 from kronexport import agent
 from kronexport.measure.process import run_agent
 agent.__file__ = {str(tmp_path / "sleeper.py")!r}
