@@ -1,6 +1,7 @@
 """Generalized Kronecker product decomposition (Hameed et al., AAAI 2022): W = sum_r A_r (x) B_r.
 
-The rearrangement of Van Loan and Pitsianis turns the best sum of R Kronecker products into a truncated SVD:
+The rearrangement of Van Loan and Pitsianis turns the best sum of R Kronecker products into a truncated SVD
+(SeKron's recursive SVD with nothing left to recurse into):
 
     M[(f1 c1 i1 j1), (f2 c2 i2 j2)] = W[f1 F2 + f2, c1 C2 + c2, i1 K2 + i2, j1 L2 + j2]
     min ||W - sum_r A_r (x) B_r||^2 = sum over r > R of s_r(M)^2
@@ -15,9 +16,9 @@ from numpy.typing import NDArray
 
 from kronexport.errors import UserInputError
 from kronexport.factorize.network import KroneckerNetwork
+from kronexport.factorize.sekron import recursive_svd
+from kronexport.factorize.tensor import Size4, core_sizes, rearrange
 from kronexport.records import FactorShape, Structure
-
-Size4 = tuple[int, int, int, int]
 
 
 def gkpd_structure(outer: Size4, inner: Size4, rank: int) -> Structure:
@@ -41,24 +42,7 @@ def divisor_structures(weight_shape: Size4) -> Iterator[Structure]:
 
 def max_rank(structure: Structure) -> int:
     """The rank at which the structure holds any weight exactly."""
-    outer, inner = structure.factors
-    return int(min(np.prod(outer.size), np.prod(inner.size)))
-
-
-def rearrange(weight: NDArray[Any], structure: Structure) -> NDArray[Any]:
-    """M of the module's docstring: [F1 C1 K1 L1, F2 C2 K2 L2].
-
-    Raises:
-        UserInputError: the factor sizes do not multiply to the weight's shape.
-    """
-    if structure.weight_shape != weight.shape:
-        raise UserInputError(
-            f"GKPD: {structure} makes a weight {structure.weight_shape}, the given one is {weight.shape}; "
-            "each factor size must divide the weight's size in its mode"
-        )
-    outer, inner = structure.factors
-    split = weight.reshape([size for pair in zip(outer.size, inner.size, strict=True) for size in pair])
-    return split.transpose(0, 2, 4, 6, 1, 3, 5, 7).reshape(int(np.prod(outer.size)), -1)
+    return min(core_sizes(structure))
 
 
 def gkpd(weight: NDArray[Any], structure: Structure) -> KroneckerNetwork:
@@ -72,18 +56,12 @@ def gkpd(weight: NDArray[Any], structure: Structure) -> KroneckerNetwork:
         A network with the weight's dtype; ||W - to_dense()||^2 is the sum of the squared singular values cut off.
 
     Raises:
-        UserInputError: the structure does not fit the weight, or its rank is above ``max_rank``.
+        UserInputError: the structure does not fit the weight, its rank is above ``max_rank``, or the weight is not
+            finite.
     """
-    (rank,), (outer, inner) = structure.ranks, structure.factors
-    if rank > max_rank(structure):
-        raise UserInputError(f"GKPD: rank {rank} for {structure}, at most {max_rank(structure)} can be told apart")
-    left, values, right = np.linalg.svd(rearrange(weight.astype(np.float64), structure), full_matrices=False)
-    root = np.sqrt(values[:rank])
-    factors = (
-        (left[:, :rank] * root).T.reshape(rank, *outer.size).astype(weight.dtype),
-        (right[:rank] * root[:, None]).reshape(rank, *inner.size).astype(weight.dtype),
-    )
-    return KroneckerNetwork(structure, factors)
+    if len(structure.factors) != 2:  # noqa: PLR2004  more are SeKron
+        raise UserInputError(f"GKPD: {len(structure.factors)} factors {structure}, expected 2; SeKron takes more")
+    return recursive_svd(weight, structure)
 
 
 def squared_errors(weight: NDArray[Any], structure: Structure) -> NDArray[np.float64]:

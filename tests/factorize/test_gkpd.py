@@ -7,16 +7,15 @@ from hypothesis import strategies as st
 
 from kronexport.errors import UserInputError
 from kronexport.factorize.gkpd import (
-    Size4,
     divisor_structures,
     divisors,
     gkpd,
     gkpd_structure,
     max_rank,
-    rearrange,
     squared_errors,
 )
 from kronexport.factorize.network import relative_error
+from kronexport.factorize.tensor import Size4, rearrange
 
 shapes = st.tuples(*[st.integers(1, 6)] * 2, *[st.integers(1, 7)] * 2).filter(lambda shape: max(shape) > 1)
 
