@@ -6,7 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 from hypothesis import strategies as st
 
+from kronexport.factorize.cp import cp_structure
+from kronexport.factorize.gkpd import gkpd_structure
 from kronexport.factorize.network import KroneckerNetwork
+from kronexport.factorize.sekron import sekron_structure
+from kronexport.factorize.tensor_ring import tensor_ring_structure
+from kronexport.factorize.tensor_train import tensor_train_structure
+from kronexport.factorize.tucker import tucker2_structure, tucker_structure
 from kronexport.records import ConvGeometry, FactorShape, Pair, Structure
 
 RANK_AXES = {
@@ -19,6 +25,21 @@ RANK_AXES = {
     "tr": ("ca", "ab", "bc"),
 }
 """Rank axes of each factor; every factor here may also carry channels and a kernel, which is the general case."""
+
+METHOD_STRUCTURES = (
+    gkpd_structure((3, 2, 3, 1), (2, 3, 1, 3), 3),
+    sekron_structure([(3, 1, 1, 1), (2, 3, 3, 1), (1, 2, 1, 3)], (2, 3)),
+    sekron_structure([(3, 1, 1, 1), (2, 1, 3, 1), (1, 2, 1, 3), (1, 3, 1, 1)], (2, 2, 2)),
+    cp_structure([(6, 1, 1, 1), (1, 6, 1, 1), (1, 1, 3, 1), (1, 1, 1, 3)], (3,)),
+    cp_structure([(6, 1, 1, 1), (1, 6, 1, 1), (1, 1, 3, 3)], (3,)),
+    tucker_structure([(6, 1, 1, 1), (1, 6, 1, 1), (1, 1, 3, 1), (1, 1, 1, 3), (1, 1, 1, 1)], (3, 2, 2, 2)),
+    tucker2_structure([(6, 1, 1, 1), (1, 6, 1, 1), (1, 1, 3, 3)], (3, 2)),
+    tensor_train_structure([(6, 1, 1, 1), (1, 1, 3, 1), (1, 1, 1, 3), (1, 6, 1, 1)], (2, 3, 2)),
+    tensor_train_structure([(6, 1, 1, 1), (1, 1, 3, 3), (1, 6, 1, 1)], (2, 3)),
+    tensor_ring_structure([(6, 1, 1, 1), (1, 6, 1, 1), (1, 1, 3, 1), (1, 1, 1, 3)], (2, 2, 2, 2)),
+    tensor_ring_structure([(6, 1, 1, 1), (1, 1, 3, 3), (1, 6, 1, 1)], (2, 3, 2)),
+)
+"""Each method for a weight [6, 6, 3, 3], with the factors that are usual for it."""
 
 
 @dataclass(frozen=True)
