@@ -8,13 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kronexport.export.module import KroneckerConv2d
+    from kronexport.factorize.decompose import decompose
     from kronexport.pipeline import build
 
 __version__ = "0.1.0"
 
-_HOME = {"build": "kronexport.pipeline", "KroneckerConv2d": "kronexport.export.module"}
+_HOME = {
+    "KroneckerConv2d": "kronexport.export.module",
+    "build": "kronexport.pipeline",
+    "decompose": "kronexport.factorize.decompose",
+}
 
-__all__ = ["KroneckerConv2d", "__version__", "build"]
+__all__ = ["KroneckerConv2d", "__version__", "build", "decompose"]
 
 
 def __getattr__(name: str) -> Any:
