@@ -68,7 +68,7 @@ def cp(weight: NDArray[Any], structure: Structure) -> KroneckerNetwork:
 
 
 def _starts(tensor: NDArray[np.float64], rank: int) -> Iterator[Cores]:
-    """The HOSVD, filled up with noise where a mode has fewer singular vectors than the rank, then noise alone."""
+    """The HOSVD, filled up with noise where a mode is shorter than the rank, then noise alone."""
     generator = np.random.default_rng(0)
     for start in range(1 + _RANDOM_STARTS):
         cores = [generator.standard_normal((rank, size)) / np.sqrt(size) for size in tensor.shape]

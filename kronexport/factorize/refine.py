@@ -10,6 +10,7 @@ n] is the contraction of the others. The normal equations need two small contrac
 scaled to a unit diagonal and a tiny proximal term, so that a singular N does no harm and no step goes up.
 """
 
+import math
 import string
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,12 +19,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kronexport.errors import UserInputError
 from kronexport.factorize.network import KroneckerNetwork, relative_error
 from kronexport.factorize.tensor import Cores, core_sizes, cores_of, network_of, rearrange
 from kronexport.records import Structure
 
 _PROXIMAL = 1e-12
 """Weight of ||X - X_before||^2 against a unit diagonal of N."""
+
+_MOST_RANKS = 4096
+"""Rank combinations of one core: N has as many rows, 128 MiB at this size."""
 
 _SWEEPS = 300
 _TRIAL_SWEEPS = 30
@@ -42,7 +47,7 @@ def refine(weight: NDArray[Any], network: KroneckerNetwork) -> KroneckerNetwork:
         network: the start, of any structure whose ``weight_shape`` is the weight's.
 
     Raises:
-        UserInputError: the structure does not fit the weight.
+        UserInputError: the structure does not fit the weight, or is not ``refinable``.
     """
     return _refined(weight, network, _SWEEPS)
 
@@ -53,8 +58,25 @@ def refine_best(weight: NDArray[Any], starts: Iterable[KroneckerNetwork]) -> Kro
     return refine(weight, min(trials, key=lambda trial: relative_error(weight, trial.to_dense())))
 
 
+def refinable(structure: Structure) -> bool:
+    """Whether the normal equations of every core fit into memory."""
+    return _rank_combinations(structure) <= _MOST_RANKS
+
+
+def _rank_combinations(structure: Structure) -> int:
+    """Of the core that has most."""
+    sizes = structure.rank_sizes
+    return max(math.prod(sizes[axis] for axis in factor.rank_axes) for factor in structure.factors)
+
+
 def _refined(weight: NDArray[Any], network: KroneckerNetwork, sweeps: int) -> KroneckerNetwork:
     structure = network.structure
+    if not refinable(structure):
+        raise UserInputError(
+            f"{structure.method}: {structure} at ranks {structure.ranks} has a factor with "
+            f"{_rank_combinations(structure)} rank combinations, least squares takes at most {_MOST_RANKS}; "
+            "lower the ranks"
+        )
     tensor = rearrange(weight.astype(np.float64), structure)
     problems = [_problem(structure, k) for k in range(len(structure.factors))]
     cores = cores_of(network)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kronexport.factorize.network import KroneckerNetwork
-from kronexport.factorize.refine import refine
+from kronexport.factorize.refine import refinable, refine
 from kronexport.factorize.tensor import (
     Cores,
     Size4,
@@ -78,9 +78,11 @@ def recursive_svd(weight: NDArray[Any], structure: Structure) -> KroneckerNetwor
 
 
 def sekron(weight: NDArray[Any], structure: Structure) -> KroneckerNetwork:
-    """The recursive SVD, and from three factors on its refinement by alternating least squares.
+    """The recursive SVD, from three factors on refined by alternating least squares wherever that is feasible.
 
     Arguments, result and errors are those of ``recursive_svd``.
     """
     start = recursive_svd(weight, structure)
-    return start if len(structure.factors) == 2 else refine(weight, start)  # noqa: PLR2004  a plain SVD is the best
+    if len(structure.factors) == 2 or not refinable(structure):  # noqa: PLR2004  a plain SVD is the best there is
+        return start
+    return refine(weight, start)

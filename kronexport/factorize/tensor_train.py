@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kronexport.factorize.network import KroneckerNetwork
-from kronexport.factorize.refine import refine
 from kronexport.factorize.tensor import (
     Cores,
     Size4,
@@ -44,7 +43,7 @@ def tensor_train_max_ranks(structure: Structure) -> dict[str, int]:
 
 
 def tensor_train(weight: NDArray[Any], structure: Structure) -> KroneckerNetwork:
-    """TT-SVD, refined by alternating least squares.
+    """TT cores by TT-SVD; all but the last have orthonormal columns.
 
     Args:
         weight: [F, C, kh, kw], floating point, finite.
@@ -60,7 +59,7 @@ def tensor_train(weight: NDArray[Any], structure: Structure) -> KroneckerNetwork
     tensor = weight_tensor(weight, structure, tensor_train_axes(len(structure.factors)))
     check_ranks(structure, tensor_train_max_ranks(structure))
     first, *middle, last = tensor_train_svd(tensor[None, ..., None], structure.ranks)
-    return refine(weight, network_of(structure, [first[0], *middle, last[:, 0]], weight.dtype))
+    return network_of(structure, [first[0], *middle, last[:, 0]], weight.dtype)
 
 
 def tensor_train_svd(tensor: NDArray[np.float64], ranks: Sequence[int]) -> Cores:

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from kronexport.errors import UserInputError
 from kronexport.factorize.network import KroneckerNetwork, relative_error
-from kronexport.factorize.refine import refine, refine_best
+from kronexport.factorize.refine import refinable, refine, refine_best
 from kronexport.factorize.sekron import recursive_svd, sekron_structure
+from kronexport.factorize.tensor_ring import tensor_ring_structure
 from kronexport.records import FactorShape, Structure
 from tests.strategies import METHOD_STRUCTURES, random_network, structures
 
@@ -120,3 +121,13 @@ def test_a_structure_that_does_not_fit_is_refused() -> None:
     """The error names both shapes."""
     with pytest.raises(UserInputError, match=r"makes a weight \(6, 6, 3, 3\), the given one is \(6, 6, 1, 1\)"):
         refine(np.ones((6, 6, 1, 1)), random_network(METHOD_STRUCTURES[0], 0))
+
+
+def test_normal_equations_that_do_not_fit_are_refused_before_they_are_built() -> None:
+    """The error says how many rank combinations there are and how many are taken."""
+    sizes = (72, 1, 1, 1), (1, 72, 1, 1), (1, 1, 1, 1)
+    assert refinable(tensor_ring_structure(sizes, (64, 64, 64)))
+    structure = tensor_ring_structure(sizes, (65, 65, 65))
+    assert not refinable(structure)
+    with pytest.raises(UserInputError, match="4225 rank combinations, least squares takes at most 4096"):
+        refine(np.ones((72, 72, 1, 1)), random_network(structure, 0))

@@ -96,3 +96,11 @@ def test_params_follow_the_papers_formula() -> None:
     structure = sekron_structure(SIZES[4], (2, 3, 4))
     ranks = [2, 2 * 3, 2 * 3 * 4, 2 * 3 * 4]
     assert structure.params == sum(r * math.prod(size) for r, size in zip(ranks, SIZES[4], strict=True))
+
+
+def test_where_least_squares_is_not_feasible_the_svd_stands() -> None:
+    """65 x 65 rank combinations are too many for the normal equations; the factors are those of the recursive SVD."""
+    structure = sekron_structure([(65, 1, 1, 1), (1, 65, 1, 1), (2, 65, 1, 1)], (65, 65))
+    weight = np.random.default_rng(0).standard_normal(structure.weight_shape).astype(np.float32)
+    for factor, same in zip(sekron(weight, structure).factors, recursive_svd(weight, structure).factors, strict=True):
+        np.testing.assert_array_equal(factor, same)

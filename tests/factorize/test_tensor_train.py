@@ -10,7 +10,6 @@ from kronexport.factorize.tensor_train import (
     tensor_train,
     tensor_train_max_ranks,
     tensor_train_structure,
-    tensor_train_svd,
 )
 
 MODES: list[Size4] = [(7, 1, 1, 1), (1, 1, 3, 1), (1, 1, 1, 3), (1, 5, 1, 1)]
@@ -27,20 +26,16 @@ def test_to_dense_is_the_definition() -> None:
 
 
 @pytest.mark.parametrize("ranks", [(1, 1, 1), (3, 4, 2), (5, 9, 4), (7, 15, 5)])
-def test_tt_svd_stays_below_its_bound_and_refinement_below_tt_svd(ranks: tuple[int, int, int]) -> None:
+def test_the_error_stays_below_the_bound_of_tt_svd(ranks: tuple[int, int, int]) -> None:
     """||T - T^||^2 <= sum over the unfoldings of the tails cut off (Oseledets 2011, theorem 2.2)."""
     weight = np.random.default_rng(0).standard_normal((7, 5, 3, 3))
     tensor = weight.transpose(0, 2, 3, 1)
-    cores = tensor_train_svd(tensor[None, ..., None], ranks)
-    approximation = np.einsum("zaf,abh,bcw,cyk->fhwk", *cores)
     tails = 0.0
     for split, rank in enumerate(ranks, 1):
         unfolded = tensor.reshape(int(np.prod(tensor.shape[:split])), -1)
         tails += float(np.sum(np.linalg.svd(unfolded, compute_uv=False)[rank:] ** 2))
-    error = float(np.sum((tensor - approximation) ** 2))
-    assert error <= tails + 1e-12 * float(np.sum(tensor**2))
-    refined = tensor_train(weight, tensor_train_structure(MODES, ranks)).to_dense()
-    assert relative_error(weight, refined) <= relative_error(tensor, approximation) + 1e-15
+    network = tensor_train(weight, tensor_train_structure(MODES, ranks))
+    assert np.sum((weight - network.to_dense()) ** 2) <= tails + 1e-12 * np.sum(weight**2)
 
 
 def test_two_factors_are_a_truncated_svd() -> None:
