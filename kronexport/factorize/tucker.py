@@ -91,7 +91,7 @@ def leading_left(tensor: NDArray[np.float64], axis: int, rank: int) -> NDArray[n
     """The first ``rank`` left singular vectors of ``tensor`` unfolded along ``axis``: [n, min(rank, n)].
 
     They are the eigenvectors of the unfolding's Gram matrix, which is much smaller. That loses the directions whose
-    singular value is below 1e-8 of the largest, which adds no more than rounding to the error of the projection.
+    singular value is below 1e-8 of the largest, so the projection is at most that much worse.
     """
     unfolded = np.moveaxis(tensor, axis, 0).reshape(tensor.shape[axis], -1)
     _, vectors = np.linalg.eigh(unfolded @ unfolded.T)
