@@ -1,0 +1,247 @@
+"""Alternating least squares: the factors of any Kronecker network, fitted to what a layer outputs.
+
+    minimize  E(W^) = sum over f of  w_f (W^_f S W^_f^T - 2 W^_f G_f^T + e_f)         W^ the network's weight [F, D]
+
+W^ is linear in each factor. With the others contracted to T[r, g, m] (r: rank axes of factor k; g and m: filters and
+columns of the others), factor k holds X[f, d, r] with W^[(f g), (d m)] = sum over r of X[f, d, r] T[r, g, m], and
+
+    sum over d' r' of  N_f[(d r), (d' r')] X[f, d', r'] = sum over g m of  w_fg T[r, g, m] G[(f g), (d m)]
+    N_f = sum over g m m' of  w_fg T[r, g, m] S[(d m), (d' m')] T[r', g, m']
+
+All N_f are multiples of one matrix when w_fg = u_f v_g. That matrix, factorized once a step, solves then; for other
+weights it preconditions conjugate gradients on the product W^ -> W^ S, which share it over all f. Where D_-k = 1 it is
+the Kronecker product of two small matrices, and of a large one such a product is taken as an approximation.
+Either way a step starts from the present factor and never raises E (Kolda and Bader, SIAM Review 2009, section 3.4, for
+alternating least squares; Golub and Van Loan, section 11.5, for preconditioning).
+"""
+
+import math
+import string
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kronexport.factorize.network import KroneckerNetwork
+from kronexport.records import Structure
+
+MAX_SWEEPS = 60
+TOLERANCE = 1e-3
+"""A sweep that lowers the error by less than this part of it is the last one."""
+_CG_STEPS = 10
+_CG_TOLERANCE = 1e-6
+"""Of the squared residual, in the preconditioner's norm."""
+_DIRECT_LIMIT = 1600
+"""Unknowns of one N_f above which it is too large to be factorized at every step."""
+
+_ROUNDING = 100
+"""Units in the last place of the outputs' energy below which an error is none."""
+
+_Linear = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OutputError:
+    """E of the module's docstring: ``gram`` = S [D, D], ``cross`` = G [F, D], ``energy`` = e [F], ``rows`` = w [F].
+
+    S should be definite, as a ridge makes it (``fitting.py``): a singular one leaves factors undetermined.
+    """
+
+    gram: Tensor
+    cross: Tensor
+    energy: Tensor
+    rows: Tensor
+
+    def __call__(self, weight: Tensor) -> float:
+        """E of a weight [F, D]."""
+        each = (weight * (weight @ self.gram - 2 * self.cross)).sum(dim=1) + self.energy
+        return float(self.rows @ each)
+
+
+def dense_rows(network: KroneckerNetwork, dtype: torch.dtype) -> Tensor:
+    """The network's weight as [F, D]."""
+    factors = tuple(factor.astype(np.float64) for factor in network.factors)
+    weight = KroneckerNetwork(network.structure, factors).to_dense()
+    return torch.from_numpy(weight.reshape(len(weight), -1)).to(dtype)
+
+
+def alternate(start: KroneckerNetwork, error: OutputError) -> KroneckerNetwork:
+    """``start`` with its factors improved in turn until a sweep gains little; E is never above that of ``start``.
+
+    Returns:
+        A network of the same structure and dtype, its factors of equal norm.
+    """
+    dtype = error.gram.dtype
+    best, least = start, error(dense_rows(start, dtype))
+    factors = [torch.from_numpy(factor).to(dtype) for factor in start.factors]
+    frames = [_Frame(start.structure, k, error) for k in range(len(factors))]
+    rounding = _ROUNDING * torch.finfo(dtype).eps * float(error.rows @ error.energy)
+    for _ in range(MAX_SWEEPS):
+        if least <= rounding:
+            break
+        for frame in frames:
+            factors[frame.k] = frame.solve(factors)
+        factors = _balanced(factors)
+        network = KroneckerNetwork(
+            start.structure, tuple(f.numpy().astype(old.dtype) for f, old in zip(factors, start.factors, strict=True))
+        )
+        reached = error(dense_rows(network, dtype))
+        if not reached < least:
+            break
+        gain, best, least = least - reached, network, reached
+        if gain <= TOLERANCE * least:
+            break
+    return best
+
+
+def _balanced(factors: list[Tensor]) -> list[Tensor]:
+    """The same product with factors of equal norm; as they are if one of them is zero."""
+    norms = [float(factor.norm()) for factor in factors]
+    if min(norms) == 0:
+        return factors
+    mean = math.exp(sum(map(math.log, norms)) / len(norms))
+    return [factor * (mean / norm) for factor, norm in zip(factors, norms, strict=True)]
+
+
+class _Frame:
+    """The least squares problem of factor ``k``, everything permuted to [(f g), (d m)]."""
+
+    def __init__(self, structure: Structure, k: int, error: OutputError) -> None:
+        self.k = k
+        self._shape = structure.factor_shape(k)
+        self._equation, self._free = _others(structure, k)
+        mine, all_sizes = structure.factors[k], [factor.size for factor in structure.factors]
+        filters, columns = _order(all_sizes, k)
+        self._f, self._d = mine.f, mine.c * mine.h * mine.w
+        self._g, self._m = len(filters) // self._f, len(columns) // self._d
+        self._r = math.prod(structure.factor_shape(k)[:-4])
+        self._gram = error.gram[columns][:, columns]
+        self._rows = error.rows[filters]
+        self._wanted = self._rows[:, None] * error.cross[filters][:, columns]
+        weights = self._rows.reshape(self._f, self._g)
+        # w_fg = u_f v_g where the weights are such a product; else its best guess by the sums
+        self._u = weights.sum(dim=1).clamp_min(float(weights.sum()) * torch.finfo(weights.dtype).eps)
+        self._v = weights.sum(dim=0) / weights.sum()
+
+    def solve(self, factors: list[Tensor]) -> Tensor:
+        """Factor ``k`` that minimizes E with the others as they are, in its own shape."""
+        others = [factor for index, factor in enumerate(factors) if index != self.k]
+        ones = [torch.ones(size, dtype=self._gram.dtype) for size in self._free]
+        contracted = torch.einsum(self._equation, *others, *ones).reshape(self._r, self._g, self._m)
+        precondition = self._preconditioner(contracted)
+        present = factors[self.k].reshape(self._r, self._f, self._d).permute(1, 2, 0)
+        if precondition is not None:
+            flat = contracted.reshape(self._r, -1)
+            wanted = self._adjoint(self._wanted, flat)
+            present = _conjugate_gradients(present, wanted, lambda x: self._normal(x, flat), precondition)
+        return present.permute(2, 0, 1).reshape(self._shape)
+
+    def _normal(self, x: Tensor, flat: Tensor) -> Tensor:
+        """[f, d, r] -> N x, by way of the weight that x stands for."""
+        weight = (x.reshape(-1, self._r) @ flat).reshape(self._f, self._d, self._g, self._m)
+        rows = weight.transpose(1, 2).reshape(self._f * self._g, -1)
+        return self._adjoint(self._rows[:, None] * (rows @ self._gram), flat)
+
+    def _adjoint(self, rows: Tensor, flat: Tensor) -> Tensor:
+        """[(f g), (d m)] -> [f, d, r]."""
+        split = rows.reshape(self._f, self._g, self._d, self._m).transpose(1, 2)
+        return (split.reshape(self._f * self._d, -1) @ flat.T).reshape(self._f, self._d, self._r)
+
+    def _preconditioner(self, contracted: Tensor) -> _Linear | None:
+        """Solves with u_f N, N made by v; None where the others are zero and factor k makes no difference."""
+        weighted = contracted * self._v.sqrt()[None, :, None]
+        if not weighted.any() or not self._gram.any():
+            return None
+        if self._m > 1 and self._d * self._r <= _DIRECT_LIMIT:
+            whole = _cholesky(self._normal_matrix(weighted))
+            return lambda x: torch.cholesky_solve(x.reshape(self._f, -1).T, whole).T.reshape(x.shape) / self._scale
+        ranks = weighted.reshape(self._r, -1)
+        blocks = self._gram.reshape(self._d, self._m, self._d, self._m).diagonal(dim1=1, dim2=3)
+        left, right = _cholesky(blocks.mean(dim=2)), _cholesky(ranks @ ranks.T)
+        return lambda x: self._kronecker_solve(x, left, right) / self._scale
+
+    @property
+    def _scale(self) -> Tensor:
+        return self._u[:, None, None]
+
+    def _kronecker_solve(self, x: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        """(left left^T)^-1 x (right right^T)^-1 for each f."""
+        columns = torch.cholesky_solve(x.transpose(0, 1).reshape(self._d, -1), left)
+        rows = columns.reshape(self._d * self._f, self._r)
+        solved = torch.cholesky_solve(rows.T, right).T
+        return solved.reshape(self._d, self._f, self._r).transpose(0, 1)
+
+    def _normal_matrix(self, weighted: Tensor) -> Tensor:
+        """N [(d r), (d' r')] = sum over g of T_g S T_g^T, in the cheaper of two orders of summation."""
+        r, g, m, d = self._r, self._g, self._m, self._d
+        gram = self._gram.reshape(d, m, d, m)
+        if r * m <= g * (m + r):
+            sides = weighted.transpose(1, 2).reshape(r * m, g)
+            pairs = (sides @ sides.T).reshape(r, m, r, m).transpose(1, 2).reshape(r * r, m * m)
+            normal = (pairs @ gram.permute(1, 3, 0, 2).reshape(m * m, d * d)).reshape(r, r, d, d)
+            return normal.permute(2, 0, 3, 1).reshape(d * r, d * r)
+        normal = torch.zeros(d, r, d * r, dtype=gram.dtype)
+        for one in weighted.unbind(dim=1):
+            right = (gram.reshape(-1, m) @ one.T).reshape(d, m, d * r)
+            normal += one @ right
+        return normal.reshape(d * r, d * r)
+
+
+def _order(sizes: list[tuple[int, int, int, int]], k: int) -> tuple[Tensor, Tensor]:
+    """The filters in the order (f, g) and the columns in the order (d, m) of factor ``k``."""
+    count = len(sizes)
+    order = [k, *(index for index in range(count) if index != k)]
+    filters = torch.arange(math.prod(size[0] for size in sizes)).reshape([size[0] for size in sizes])
+    split = [size[axis] for axis in (1, 2, 3) for size in sizes]
+    columns = torch.arange(math.prod(split)).reshape(split)
+    axes = [mode * count + index for index in order for mode in range(3)]
+    return filters.permute(order).flatten(), columns.permute(axes).flatten()
+
+
+def _others(structure: Structure, k: int) -> tuple[str, list[int]]:
+    """The einsum of all factors but ``k`` to T[r, g, m], and the sizes of the rank axes that only factor ``k`` has.
+
+    Those take a vector of ones each, as further operands.
+    """
+    letters = iter(string.ascii_uppercase)
+    others = [factor for index, factor in enumerate(structure.factors) if index != k]
+    modes = ["".join(next(letters) for _ in range(4)) for _ in others]
+    mine = structure.factors[k].rank_axes
+    free = [axis for axis in mine if all(axis not in factor.rank_axes for factor in others)]
+    operands = [factor.rank_axes + mode for factor, mode in zip(others, modes, strict=True)] + free
+    output = mine + "".join(mode[0] for mode in modes) + "".join(mode[1:] for mode in modes)
+    return f"{','.join(operands)}->{output}", [structure.rank_sizes[axis] for axis in free]
+
+
+def _cholesky(matrix: Tensor) -> Tensor:
+    """The factor of ``matrix`` with so little added to its diagonal that only singular directions notice."""
+    extra = math.sqrt(torch.finfo(matrix.dtype).eps) * float(matrix.diagonal().mean())
+    factor: Tensor = torch.linalg.cholesky(matrix + extra * torch.eye(len(matrix), dtype=matrix.dtype))
+    return factor
+
+
+def _conjugate_gradients(x: Tensor, wanted: Tensor, normal: _Linear, precondition: _Linear) -> Tensor:
+    """Improve x towards N x = wanted; one step where the preconditioner is N.
+
+    Ends where what is left to gain is rounding, which a singular N would otherwise blow up.
+    """
+    residual = wanted - normal(x)
+    direction = precondition(residual)
+    size = float(torch.sum(residual * direction))
+    rounding = torch.finfo(x.dtype).eps * float(torch.sum(wanted * precondition(wanted)))
+    enough = max(_CG_TOLERANCE * size, rounding)
+    for _ in range(_CG_STEPS):
+        if size <= enough:
+            break
+        image = normal(direction)
+        curvature = float(torch.sum(direction * image))
+        if curvature <= 0:
+            break
+        x = x + size / curvature * direction
+        residual = residual - size / curvature * image
+        solved = precondition(residual)
+        before, size = size, float(torch.sum(residual * solved))
+        direction = solved + size / before * direction
+    return x

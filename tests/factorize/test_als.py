@@ -1,0 +1,176 @@
+"""Alternating least squares: each step is the least squares solution, and the whole never raises the error."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from kronexport.factorize import als, fitting
+from kronexport.factorize.als import OutputError, alternate, dense_rows
+from kronexport.factorize.gkpd import gkpd, gkpd_structure
+from kronexport.factorize.network import KroneckerNetwork
+from kronexport.records import FactorShape, Structure
+from tests.factorize.samples import patches_of, random_rows
+from tests.strategies import random_network, structures
+
+UNSHARED = Structure("own", (2, 3), (FactorShape("a", 2, 3, 1, 1), FactorShape("ab", 2, 2, 3, 1)))
+"""Only the second factor has the rank axis b."""
+
+
+def doubled(network: KroneckerNetwork) -> KroneckerNetwork:
+    """The network in float64, so that rounding of the result hides nothing."""
+    return KroneckerNetwork(network.structure, tuple(factor.astype(np.float64) for factor in network.factors))
+
+
+def least_squares(network: KroneckerNetwork, k: int, error: OutputError) -> float:
+    """The least E over factor ``k``, from one dense system: the weight is a matrix times the factor."""
+    shape = network.structure.factor_shape(k)
+    columns = []
+    for unit in np.eye(math.prod(shape)):
+        factors = (*network.factors[:k], unit.reshape(shape), *network.factors[k + 1 :])
+        columns.append(KroneckerNetwork(network.structure, factors).to_dense().ravel())
+    basis = np.stack(columns, axis=1)
+    rows = np.repeat(error.rows.numpy(), len(error.gram))[:, None]
+    hessian = np.kron(np.eye(len(error.rows)), error.gram.numpy())
+    normal, wanted = basis.T @ (rows * (hessian @ basis)), basis.T @ (rows[:, 0] * error.cross.numpy().ravel())
+    solution = np.linalg.lstsq(normal, wanted, rcond=1e-13)[0]
+    return error(torch.from_numpy((basis @ solution).reshape(len(error.rows), -1)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(structures(channels=3, rank=2), st.sampled_from(["even", "uneven"]), st.integers(0, 99))
+@example(UNSHARED, "uneven", 0)
+def test_a_step_solves_the_least_squares_problem_of_its_factor(structure: Structure, rows_are: str, seed: int) -> None:
+    """For every factor of every method, with even rows and, to the accuracy of the inner iteration, with others."""
+    if math.prod(structure.weight_shape) > 600:
+        return
+    network = doubled(random_network(structure, seed))
+    weight = np.random.default_rng(seed).standard_normal(structure.weight_shape)
+    rows = torch.ones(len(weight), dtype=torch.float64) if rows_are == "even" else random_rows(len(weight), seed)
+    error = patches_of(weight, seed, 4 * weight[0].size + 4, noise=0.1).error(rows)
+    factors = [torch.from_numpy(factor) for factor in network.factors]
+    total = float(rows @ error.energy)
+    for k in range(len(factors)):
+        solved = [*factors]
+        solved[k] = als._Frame(structure, k, error).solve(factors)
+        stepped = KroneckerNetwork(structure, tuple(factor.numpy() for factor in solved))
+        reached = error(dense_rows(stepped, torch.float64))
+        assert reached <= error(dense_rows(network, torch.float64)) + 1e-9 * total
+        assert reached == pytest.approx(
+            least_squares(network, k, error), abs=(1e-6 if rows_are == "even" else 1e-2) * total
+        )
+
+
+@pytest.mark.parametrize(("outer", "inner", "rank"), [((4, 6, 1, 1), (2, 1, 3, 1), 5), ((1, 6, 3, 1), (8, 1, 1, 1), 3)])
+def test_all_ways_to_the_normal_matrix_agree(
+    outer: tuple[int, int, int, int],
+    inner: tuple[int, int, int, int],
+    rank: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whole or as a Kronecker product, the preconditioner changes how fast a fit goes, not where it goes."""
+    structure = gkpd_structure(outer, inner, rank)
+    weight = np.random.default_rng(0).standard_normal(structure.weight_shape)
+    error = patches_of(weight, 0, 200).error(random_rows(len(weight), 0))
+    start = gkpd(weight, structure)
+    monkeypatch.setattr(als, "TOLERANCE", 1e-7)
+    monkeypatch.setattr(als, "MAX_SWEEPS", 400)
+    whole = error(dense_rows(alternate(start, error), torch.float64))
+    monkeypatch.setattr(als, "_DIRECT_LIMIT", 0)
+    assert error(dense_rows(alternate(start, error), torch.float64)) == pytest.approx(whole, rel=1e-2)
+    assert whole < 0.8 * error(dense_rows(start, torch.float64))
+
+
+def test_both_orders_of_summation_give_the_normal_matrix() -> None:
+    """Against the sum over g written out; one factor is on each side of the choice."""
+    structure = gkpd_structure((1, 4, 3, 1), (6, 1, 1, 3), 4)
+    weight = np.random.default_rng(0).standard_normal(structure.weight_shape)
+    error = patches_of(weight, 0, 100).error(torch.ones(6, dtype=torch.float64))
+    chosen = []
+    for k in (0, 1):
+        frame = als._Frame(structure, k, error)
+        sizes = frame._r, frame._g, frame._m
+        chosen.append(frame._r * frame._m <= frame._g * (frame._m + frame._r))
+        contracted = torch.from_numpy(np.random.default_rng(k).standard_normal(sizes))
+        gram = frame._gram.reshape(frame._d, frame._m, frame._d, frame._m)
+        literal = torch.einsum("rgm,dmen,sgn->dres", contracted, gram, contracted)
+        torch.testing.assert_close(
+            frame._normal_matrix(contracted), literal.reshape(frame._d * frame._r, -1), rtol=1e-12, atol=1e-9
+        )
+    assert sorted(chosen) == [False, True]
+
+
+def test_low_rank_pairs_reach_the_known_optimum() -> None:
+    """Where D_-k = 1 the best W^ S^(1/2) is the truncated SVD of W S^(1/2): Eckart and Young."""
+    structure = gkpd_structure((1, 5, 3, 1), (8, 1, 1, 1), 3)
+    weight = np.random.default_rng(1).standard_normal(structure.weight_shape)
+    patches = patches_of(weight, 1, 300)
+    error = patches.error(torch.ones(8, dtype=torch.float64))
+    energies, vectors = np.linalg.eigh(error.gram.numpy())
+    values = np.linalg.svd(weight.reshape(8, -1) @ (vectors * np.sqrt(energies)), compute_uv=False)
+    reached = error(dense_rows(alternate(gkpd(weight, structure), error), torch.float64))
+    assert reached == pytest.approx(np.sum(values[3:] ** 2), rel=2e-2)
+
+
+@settings(max_examples=25, deadline=None)
+@given(structures(channels=3, rank=2), st.integers(0, 99), st.integers(1, 30))
+def test_the_error_is_never_above_that_of_the_start(structure: Structure, seed: int, count: int) -> None:
+    """Also where there are fewer patches than columns, and only the weakest ridge makes S definite."""
+    start = random_network(structure, seed)
+    weight = np.random.default_rng(seed).standard_normal(structure.weight_shape)
+    moments = patches_of(weight, seed, count, noise=0.3).moments()
+    original = torch.from_numpy(weight.reshape(len(weight), -1))
+    error = fitting._output_error(moments, original, random_rows(len(weight), seed), fitting.RIDGES[-1])
+    fitted = alternate(start, error)
+    assert fitted.structure == structure
+    assert all(factor.dtype == np.float32 for factor in fitted.factors)
+    assert error(dense_rows(fitted, torch.float64)) <= error(dense_rows(start, torch.float64))
+
+
+def test_an_exact_structure_is_found_from_a_wrong_start() -> None:
+    """Data made by a network of the structure are fitted to rounding from a perturbed one."""
+    structure = gkpd_structure((4, 3, 3, 1), (2, 4, 1, 3), 2)
+    truth = doubled(random_network(structure, 0))
+    start = KroneckerNetwork(
+        structure,
+        tuple(f + 0.2 * np.random.default_rng(7).standard_normal(f.shape) for f in truth.factors),
+    )
+    error = patches_of(truth.to_dense(), 0, 500).error(torch.ones(8, dtype=torch.float64))
+    fitted = alternate(start, error)
+    assert error(dense_rows(fitted, torch.float64)) <= 1e-5 * float(error.energy.sum())
+    norms = [float(np.linalg.norm(factor)) for factor in fitted.factors]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-12)
+
+
+@pytest.mark.parametrize("dead", ["weight", "rows", "images", "channel"])
+def test_what_is_zero_stays_finite(dead: str) -> None:
+    """An all-zero weight, weights of rows, moments, or one dead channel."""
+    structure = gkpd_structure((2, 3, 3, 1), (2, 2, 1, 3), 2)
+    weight = np.random.default_rng(0).standard_normal(structure.weight_shape)
+    patches = patches_of(weight, 0, 80)
+    rows = random_rows(4, 0)
+    if dead == "rows":
+        rows[:3] = 0
+    if dead == "images":
+        patches.inputs.zero_()
+    if dead == "channel":
+        patches.inputs[:9] = 0
+    start = gkpd(0 * weight if dead == "weight" else weight, structure)
+    error = patches.error(rows)
+    fitted = alternate(start, error)
+    assert all(np.isfinite(factor).all() for factor in fitted.factors)
+    assert error(dense_rows(fitted, torch.float64)) <= error(dense_rows(start, torch.float64))
+
+
+def test_float32_moments_fit_as_well_as_float64() -> None:
+    """What large layers use: the error reached differs by less than a part in a thousand."""
+    structure = gkpd_structure((4, 8, 3, 1), (2, 2, 1, 3), 6)
+    weight = np.random.default_rng(0).standard_normal(structure.weight_shape)
+    error = patches_of(weight, 0, 2000).error(random_rows(8, 0))
+    single = OutputError(error.gram.float(), error.cross.float(), error.energy.float(), error.rows.float())
+    start = gkpd(weight, structure)
+    exact = error(dense_rows(alternate(start, error), torch.float64))
+    assert error(dense_rows(alternate(start, single), torch.float64)) == pytest.approx(exact, rel=1e-3)
