@@ -13,11 +13,12 @@ from kronexport.export.module import KroneckerConv2d
 from kronexport.factorize.network import relative_error
 from kronexport.files import write_bytes_aside
 from kronexport.records import Plan
+from kronexport.survey.sites import conv_at
 
 
 def site_weights(model: nn.Module, sites: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:
     """Weight [F, C, kh, kw] of each named conv."""
-    return {site: _conv(model, site).weight.detach().numpy() for site in sites}
+    return {site: conv_at(model, site).weight.detach().numpy() for site in sites}
 
 
 def factorized(model: nn.Module, plan: Plan) -> nn.Module:
@@ -28,7 +29,7 @@ def factorized(model: nn.Module, plan: Plan) -> nn.Module:
     replaced = copy.deepcopy(model)
     for choice in plan.sites:
         if choice.structure is not None:
-            module = KroneckerConv2d.from_conv(_conv(replaced, choice.site), choice.structure, choice.site)
+            module = KroneckerConv2d.from_conv(conv_at(replaced, choice.site), choice.structure, choice.site)
             replaced.set_submodule(choice.site, module, strict=True)
     return replaced.eval()
 
@@ -41,7 +42,7 @@ def kronecker_modules(model: nn.Module) -> dict[str, KroneckerConv2d]:
 def weight_errors(dense: nn.Module, model: nn.Module) -> dict[str, float]:
     """||W - W^|| / ||W|| of every factorized site."""
     return {
-        site: relative_error(_conv(dense, site).weight.detach().numpy(), module.network().to_dense())
+        site: relative_error(conv_at(dense, site).weight.detach().numpy(), module.network().to_dense())
         for site, module in kronecker_modules(model).items()
     }
 
@@ -64,10 +65,3 @@ def save_factors(model: nn.Module, path: Path) -> None:
     }
     # not save_file, which meets a full disk with an error of its own instead of an OSError
     write_bytes_aside(path, save(tensors, metadata={"structures": json.dumps(structures)}))
-
-
-def _conv(model: nn.Module, site: str) -> nn.Conv2d:
-    conv = model.get_submodule(site)
-    if not isinstance(conv, nn.Conv2d):
-        raise TypeError(f"{site}: a {type(conv).__name__}, expected nn.Conv2d")
-    return conv

@@ -1,0 +1,132 @@
+"""Fit the factors of a whole network to calibration images, site by site in order of execution, with error feedback.
+
+At each site y = W x comes from the original network and x^ from the network as compressed so far, so that a later
+site repairs what earlier ones spoilt. An error in an output channel counts as the BatchNorm after the conv, if there
+is one, lets it through: gamma^2 / (var + eps).
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from kronexport.errors import UserInputError
+from kronexport.factorize.fitting import fit
+from kronexport.factorize.following import row_weights
+from kronexport.factorize.gkpd import gkpd
+from kronexport.factorize.moments import Moments, add_batch
+from kronexport.factorize.network import KroneckerNetwork
+from kronexport.records import Structure
+from kronexport.survey.imports import USER_EXCEPTIONS
+from kronexport.survey.sites import conv_at, conv_geometry
+
+IMAGE_LIMIT = 512
+"""Most calibration images used: second moments settle earlier."""
+_BATCH = 64
+_BATCH_TOLERANCE = 1e-3
+"""Relative distance of outputs computed in batches of two sizes; rounding is far below, another computation above."""
+
+
+def fit_network(
+    model: nn.Module,
+    structures: Mapping[str, Structure],
+    images: NDArray[np.float32],
+    batch: int,
+    progress: Callable[[int, int], None],
+) -> dict[str, KroneckerNetwork]:
+    """The factors of every site in ``structures``, by name.
+
+    Args:
+        model: in eval mode, on the CPU, float32; it is not changed.
+        structures: by the name of an nn.Conv2d, in order of execution.
+        images: [n, C, H, W]; of more than ``IMAGE_LIMIT`` the first are used, too few for one batch are repeated.
+        batch: a batch size that the model takes for certain.
+        progress: told (done, total) sites.
+
+    Raises:
+        UserInputError: activations are NaN or infinite, or a structure does not fit its weight.
+    """
+    batches = _batches(model, images, batch)
+    compressed = copy.deepcopy(model)
+    rows = row_weights(model, tuple(structures), batches[0][:batch])
+    networks: dict[str, KroneckerNetwork] = {}
+    for done, (site, structure) in enumerate(structures.items()):
+        progress(done, len(structures))
+        conv = conv_at(compressed, site)
+        seen, held = _site_moments(model, compressed, site, batches)
+        weight = conv.weight.detach().numpy()
+        networks[site] = fit(gkpd(weight, structure), weight, seen, held, rows[site])
+        conv.weight = nn.Parameter(torch.from_numpy(networks[site].to_dense()))
+    return networks
+
+
+def _batches(model: nn.Module, images: NDArray[np.float32], batch: int) -> list[Tensor]:
+    """The images in large batches if the model computes each image by itself, else in batches of ``batch``."""
+    count = max(1, min(len(images), IMAGE_LIMIT) // batch) * batch
+    used = torch.from_numpy(np.resize(images, (count, *images.shape[1:])))
+    # two batches at least: one to fit to, one to judge by
+    large = max(batch, min(_BATCH, count // 2) // batch * batch)
+    return list(torch.split(used, large if _takes(model, used[:large], batch) else batch))
+
+
+def _takes(model: nn.Module, images: Tensor, batch: int) -> bool:
+    """Whether the model gives for ``images`` at once what it gives for them in batches of ``batch``."""
+    with torch.no_grad():
+        apart = [_first_tensor(model(part)) for part in torch.split(images[: 2 * batch], batch)]
+        try:
+            together = _first_tensor(model(images))
+        except USER_EXCEPTIONS:
+            return False
+    if together.shape[0] * batch != apart[0].shape[0] * len(images):
+        return False
+    wanted = torch.cat(apart)
+    return bool((together[: len(wanted)] - wanted).norm() <= _BATCH_TOLERANCE * wanted.norm())
+
+
+def _first_tensor(output: Any) -> Tensor:
+    return next(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
+
+
+class _Reached(BaseException):
+    """No error: ends a forward pass at a conv, and carries what that got and gave."""
+
+    def __init__(self, inputs: Tensor, outputs: Tensor) -> None:
+        super().__init__()
+        self.inputs, self.outputs = inputs, outputs
+
+
+def _at_site(model: nn.Module, site: str, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Input and output (without bias) of the conv ``site``; the pass ends there."""
+    conv = conv_at(model, site)
+
+    def stop(_conv: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+        bias = conv.bias
+        plain = output if bias is None else output - bias[:, None, None]
+        raise _Reached(args[0] if args else kwargs["input"], plain)
+
+    handle = conv.register_forward_hook(stop, with_kwargs=True)
+    try:
+        with torch.no_grad():
+            model(images)
+    except _Reached as reached:
+        return reached.inputs, reached.outputs
+    finally:
+        handle.remove()
+    raise UserInputError(f"{site}: is not executed for every calibration image; leave it out with --exclude {site}")
+
+
+def _site_moments(model: nn.Module, compressed: nn.Module, site: str, batches: list[Tensor]) -> tuple[Moments, Moments]:
+    """Moments of the even batches, and of the odd ones."""
+    conv = conv_at(model, site)
+    geometry = conv_geometry(conv)
+    halves = [Moments.zero(len(conv.weight), conv.weight[0].numel()) for _ in range(2)]
+    for index, images in enumerate(batches):
+        targets = _at_site(model, site, images)[1]
+        inputs = _at_site(compressed, site, images)[0]
+        halves[index % 2] = add_batch(halves[index % 2], inputs, targets, geometry)
+    return halves[0], halves[1]

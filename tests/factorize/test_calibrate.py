@@ -1,0 +1,185 @@
+"""The walk through a network: in order, with error feedback, whatever batch the model takes."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from kronexport.errors import UserInputError
+from kronexport.factorize import calibrate
+from kronexport.factorize.calibrate import fit_network
+from kronexport.factorize.following import row_weights
+from kronexport.factorize.gkpd import gkpd, gkpd_structure
+from kronexport.factorize.network import KroneckerNetwork
+from kronexport.records import Structure
+
+STRUCTURES = {
+    "0": gkpd_structure((2, 3, 3, 1), (4, 1, 1, 3), 2),
+    "3": gkpd_structure((1, 8, 1, 1), (6, 1, 3, 3), 3),
+    "5": gkpd_structure((5, 2, 1, 1), (1, 3, 1, 1), 2),
+}
+
+
+def images(count: int, size: int = 10) -> NDArray[np.float32]:
+    """Smooth ones, so that neighbouring pixels are correlated."""
+    noise = np.random.default_rng(0).standard_normal((count, 3, size + 4, size + 4))
+    smooth = sum(noise[:, :, i : i + size, j : j + size] for i in range(5) for j in range(5))
+    return np.asarray(smooth / 5, np.float32)
+
+
+@pytest.fixture
+def model() -> nn.Sequential:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(8)
+    layers = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding="same", bias=False),
+        norm,
+        nn.ReLU(inplace=True),
+        nn.Conv2d(8, 6, 3, stride=2),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(6, 5, 1),
+    )
+    with torch.no_grad():
+        norm.weight.uniform_(0.5, 2)
+        norm.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]  # it tracks them
+    return layers.eval()
+
+
+class FixedBatch(nn.Module):
+    """Takes two images at a time and no other number."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x.reshape(2, 3, 10, 10)).clone()  # type: ignore[no-any-return]
+
+
+class MixedBatch(FixedBatch):
+    """Takes any number, but an image's output depends on the others."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x) / x.std()  # type: ignore[no-any-return]
+
+
+def output_error(model: nn.Module, networks: dict[str, KroneckerNetwork], at: NDArray[np.float32]) -> float:
+    """Relative distance of the outputs with the networks' weights put in."""
+    x = torch.from_numpy(at)
+    kept = {site: model.get_submodule(site).weight for site in networks}
+    with torch.no_grad():
+        wanted = model(x)
+        for site, network in networks.items():
+            model.get_submodule(site).weight = nn.Parameter(torch.from_numpy(network.to_dense()))
+        reached = model(x)
+    for site, weight in kept.items():
+        model.get_submodule(site).weight = weight
+    return float((reached - wanted).norm() / wanted.norm())
+
+
+def fitted(model: nn.Module, structures: dict[str, Structure], count: int = 96, batch: int = 1) -> Any:
+    return fit_network(model, structures, images(count), batch, lambda _done, _total: None)
+
+
+def test_the_network_is_better_than_by_svd_on_other_images(model: nn.Sequential) -> None:
+    """And the model itself is as before."""
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    networks = fitted(model, STRUCTURES)
+    others = images(200)[96:]
+    svd = {site: gkpd(model.get_submodule(site).weight.detach().numpy(), s) for site, s in STRUCTURES.items()}  # type: ignore[operator]
+    assert output_error(model, networks, others) < 0.7 * output_error(model, svd, others)
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
+
+
+def test_later_sites_repair_earlier_ones(model: nn.Sequential, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With inputs from the original network instead of the compressed one, the outputs are worse."""
+    with_feedback = output_error(model, fitted(model, STRUCTURES), images(96))
+    at_site = calibrate._at_site
+    monkeypatch.setattr(calibrate, "_at_site", lambda _model, site, batch: at_site(model, site, batch))
+    assert with_feedback < output_error(model, fitted(model, STRUCTURES), images(96))
+
+
+@pytest.mark.parametrize("wrapper", [FixedBatch, MixedBatch])
+def test_a_model_that_ties_images_together_gets_its_own_batch(
+    model: nn.Sequential, wrapper: type[FixedBatch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing but the batch that the user gave is tried for the fit, and odd images are left out."""
+    wrapped = wrapper(model).eval()
+    structures = {f"model.{site}": structure for site, structure in STRUCTURES.items()}
+    sizes = []
+    at_site = calibrate._at_site
+
+    def noted(network: nn.Module, site: str, batch: Tensor) -> tuple[Tensor, Tensor]:
+        sizes.append(len(batch))
+        return at_site(network, site, batch)
+
+    monkeypatch.setattr(calibrate, "_at_site", noted)
+    monkeypatch.setattr(calibrate, "_BATCH", 8)
+    networks = fitted(wrapped, structures, count=33, batch=2)
+    assert set(sizes) == {2}
+    assert len(sizes) == 16 * 2 * len(structures)
+    assert set(networks) == set(structures)
+
+
+def test_large_batches_give_what_single_images_give(model: nn.Sequential, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The size of a batch changes which half an image is in, and no more."""
+    large = output_error(model, fitted(model, STRUCTURES), images(96))
+    monkeypatch.setattr(calibrate, "_BATCH", 1)
+    assert output_error(model, fitted(model, STRUCTURES), images(96)) == pytest.approx(large, rel=0.1)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_few_images_are_enough(model: nn.Sequential, count: int) -> None:
+    """One image alone too: all values are finite and the outputs on it no worse than by SVD."""
+    networks = fitted(model, STRUCTURES, count=count)
+    svd = {site: gkpd(model.get_submodule(site).weight.detach().numpy(), s) for site, s in STRUCTURES.items()}  # type: ignore[operator]
+    assert output_error(model, networks, images(count)) <= output_error(model, svd, images(count))
+
+
+def test_images_fewer_than_one_batch_are_repeated(model: nn.Sequential) -> None:
+    structure = {"model.0": STRUCTURES["0"]}
+    assert fitted(FixedBatch(model).eval(), structure, count=1, batch=2)["model.0"].structure == STRUCTURES["0"]
+
+
+def test_no_more_than_the_limit_is_used(model: nn.Sequential, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibrate, "IMAGE_LIMIT", 10)
+    first, again = (fitted(model, {"0": STRUCTURES["0"]}, count=count) for count in (10, 40))
+    np.testing.assert_array_equal(first["0"].to_dense(), again["0"].to_dense())
+
+
+def test_progress_counts_sites(model: nn.Sequential) -> None:
+    told: list[tuple[int, int]] = []
+    fit_network(model, STRUCTURES, images(4), 1, lambda done, total: told.append((done, total)))
+    assert told == [(0, 3), (1, 3), (2, 3)]
+
+
+def test_constant_images_are_fitted(model: nn.Sequential) -> None:
+    """Moments of rank one: the ridge holds the rest near the weight."""
+    networks = fit_network(model, STRUCTURES, np.ones((8, 3, 10, 10), np.float32), 1, lambda _done, _total: None)
+    assert all(np.isfinite(factor).all() for network in networks.values() for factor in network.factors)
+
+
+def test_a_network_that_overflows_is_refused(model: nn.Sequential) -> None:
+    with pytest.raises(UserInputError, match="NaN or infinite"):
+        fit_network(model, STRUCTURES, np.full((2, 3, 10, 10), 1e30, np.float32), 1, lambda _done, _total: None)
+
+
+def test_rows_count_as_the_following_norm_lets_them_through(model: nn.Sequential) -> None:
+    """gamma^2 / (var + eps) after the first conv; ones where a ReLU or nothing follows."""
+    rows = row_weights(model, ["0", "3", "5"], torch.from_numpy(images(1)))
+    norm = model[1]
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_var is not None
+    torch.testing.assert_close(rows["0"], norm.weight.detach() ** 2 / (norm.running_var + norm.eps))
+    assert rows["3"].tolist() == [1] * 6
+    assert rows["5"].tolist() == [1] * 5
+
+
+def test_a_norm_without_gamma_counts_its_variance_only() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, affine=False)).eval()
+    torch.testing.assert_close(row_weights(model, ["0"], torch.ones(1, 3, 5, 5))["0"], torch.full((8,), 1 / (1 + 1e-5)))
