@@ -4,6 +4,7 @@ import logging
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import onnx_ir as ir
@@ -16,6 +17,7 @@ from kronexport.config import BuildConfig
 from kronexport.export.onnx_export import export_onnx, save_model
 from kronexport.export.operator import attach_functions
 from kronexport.export.replace import factorized, save_factors, site_weights, weight_errors
+from kronexport.factorize.calibrate import Calibration
 from kronexport.factorize.scan import ErrorScan
 from kronexport.files import write_text_aside
 from kronexport.lower.lowering import lower
@@ -75,9 +77,9 @@ def scan_stage(project: Project) -> ErrorScan:
 
 
 def factorize_stage(job: Job, plan: Plan, outputs: Sequence[str]) -> Network:
-    """The planned factors, exported with the dense network's output names, and made real."""
+    """The planned factors, fitted to the calibration images where there are some, exported and made real."""
     job.progress("factorize", 0, 1)
-    model = factorized(job.project.module, plan)
+    model = factorized(job.project.module, plan, calibration(job.project), partial(job.progress, "factorize"))
     job.progress("export", 0, 1)
     exported = export_onnx(model, job.project.input, outputs)
     return realize(job, plan, model, exported, "compressed")
@@ -202,10 +204,17 @@ def figures(network: Network, measured: SideFigures | None) -> ModelFigures:
 
 def fitting_notes(project: Project, network: Network) -> tuple[str, ...]:
     """How the factors and the lowerings were found, for the reader of the report."""
-    notes = () if project.calibrated else ("no calibration images: golden data are seeded normal values",)
+    images = calibration(project)
+    notes = () if images else ("no calibration images: golden data are seeded normal values",)
     if not network.plan.forms:
         return ("the plan leaves every convolution dense", *notes)
-    return ("factors are fitted to the weights alone", "lowerings are chosen by the target's roofline", *notes)
+    fitted = f"{images.used} calibration images" if images else "the weights alone"
+    return (f"factors are fitted to {fitted}", "lowerings are chosen by the target's roofline", *notes)
+
+
+def calibration(project: Project) -> Calibration | None:
+    """The images that factors are fitted to, in batches of the input's size."""
+    return None if project.calibration is None else Calibration(project.calibration, project.input.shape[0])
 
 
 def rebuild_command(job: Job) -> str:

@@ -33,6 +33,27 @@ def build(network: Path, out: Path, *arguments: object) -> Ended:
     return command("build", f"{network}:net", "--input", INPUT, "--out", out, *arguments, *SHORT)
 
 
+# --- calibration images -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("without_simplifier")
+def test_factors_are_fitted_to_calibration_images(network: Path, built: Built, tmp_path: Path) -> None:
+    """The outputs on them are closer to dense than by the weights alone, each site is told, and the report says so."""
+    noise = np.random.default_rng(0).standard_normal((40, 3, 64, 64)).astype(np.float32)
+    np.save(tmp_path / "images.npy", np.cumsum(noise, axis=3) / 8)
+    ended = build(network, tmp_path / "out", "--target", "cpu", "--calibration", tmp_path / "images.npy")
+    assert ended.code == 0, ended.err
+    fitted = read_report_json(tmp_path / "out" / "report.json").targets["x86-onnxruntime"]
+    assert "factors are fitted to 40 calibration images" in fitted.notes
+    assert not any("golden data" in note for note in fitted.notes)
+    alone = read_report_json(built.folder / "report.json").targets["x86-onnxruntime"]
+    assert "factors are fitted to the weights alone" in alone.notes
+    distances = [next(c.rel_l2 for c in target.verification if c.stage == "factorized") for target in (fitted, alone)]
+    assert distances[0] is not None
+    assert distances[1] is not None
+    assert distances[0] < distances[1]
+
+
 # --- what is reported ---------------------------------------------------------------------------------------------
 
 

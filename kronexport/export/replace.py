@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,12 @@ from safetensors.torch import save
 from torch import nn
 
 from kronexport.export.module import KroneckerConv2d
+from kronexport.factorize.calibrate import Calibration, fit_network
+from kronexport.factorize.gkpd import gkpd
 from kronexport.factorize.network import relative_error
 from kronexport.files import write_bytes_aside
 from kronexport.records import Plan
-from kronexport.survey.sites import conv_at
+from kronexport.survey.sites import conv_at, conv_geometry
 
 
 def site_weights(model: nn.Module, sites: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:
@@ -21,16 +24,31 @@ def site_weights(model: nn.Module, sites: tuple[str, ...]) -> dict[str, NDArray[
     return {site: conv_at(model, site).weight.detach().numpy() for site in sites}
 
 
-def factorized(model: nn.Module, plan: Plan) -> nn.Module:
-    """A copy of ``model`` in which every planned site is a KroneckerConv2d: GKPD of its weight.
+def factorized(
+    model: nn.Module, plan: Plan, calibration: Calibration | None, progress: Callable[[int, int], None]
+) -> nn.Module:
+    """A copy of ``model`` in which every planned site is a KroneckerConv2d; the other sites are copied as they are.
 
-    Sites that the plan leaves dense are copied as they are.
+    Args:
+        model: in eval mode.
+        plan: sites in order of execution.
+        calibration: what the factors are fitted to; None: the weights alone, by GKPD.
+        progress: told (done, total) sites as they are fitted.
+
+    Raises:
+        UserInputError: a structure does not fit its weight, or the images give NaN or infinite activations.
     """
+    structures = {choice.site: choice.structure for choice in plan.sites if choice.structure is not None}
+    if calibration is None:
+        weights = site_weights(model, tuple(structures))
+        networks = {site: gkpd(weights[site], structure) for site, structure in structures.items()}
+    else:
+        networks = fit_network(model, structures, calibration, progress)
     replaced = copy.deepcopy(model)
-    for choice in plan.sites:
-        if choice.structure is not None:
-            module = KroneckerConv2d.from_conv(conv_at(replaced, choice.site), choice.structure, choice.site)
-            replaced.set_submodule(choice.site, module, strict=True)
+    for site, network in networks.items():
+        conv = conv_at(replaced, site)
+        module = KroneckerConv2d(network, conv_geometry(conv), conv.bias, site)
+        replaced.set_submodule(site, module, strict=True)
     return replaced.eval()
 
 

@@ -7,6 +7,7 @@ is one, lets it through: gamma^2 / (var + eps).
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,11 +33,27 @@ _BATCH_TOLERANCE = 1e-3
 """Relative distance of outputs computed in batches of two sizes; rounding is far below, another computation above."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Calibration:
+    """Images [n, C, H, W], float32, and a batch size that the model takes for certain.
+
+    Of more than ``IMAGE_LIMIT`` images the first are used; too few for one batch are repeated.
+    """
+
+    images: NDArray[np.float32]
+    batch: int
+
+    @property
+    def used(self) -> int:
+        """How many different images a fit looks at."""
+        count = min(len(self.images), IMAGE_LIMIT)
+        return max(count // self.batch * self.batch, min(count, self.batch))
+
+
 def fit_network(
     model: nn.Module,
     structures: Mapping[str, Structure],
-    images: NDArray[np.float32],
-    batch: int,
+    calibration: Calibration,
     progress: Callable[[int, int], None],
 ) -> dict[str, KroneckerNetwork]:
     """The factors of every site in ``structures``, by name.
@@ -44,16 +61,15 @@ def fit_network(
     Args:
         model: in eval mode, on the CPU, float32; it is not changed.
         structures: by the name of an nn.Conv2d, in order of execution.
-        images: [n, C, H, W]; of more than ``IMAGE_LIMIT`` the first are used, too few for one batch are repeated.
-        batch: a batch size that the model takes for certain.
+        calibration: the images.
         progress: told (done, total) sites.
 
     Raises:
         UserInputError: activations are NaN or infinite, or a structure does not fit its weight.
     """
-    batches = _batches(model, images, batch)
+    batches = _batches(model, calibration)
     compressed = copy.deepcopy(model)
-    rows = row_weights(model, tuple(structures), batches[0][:batch])
+    rows = row_weights(model, tuple(structures), batches[0][: calibration.batch])
     networks: dict[str, KroneckerNetwork] = {}
     for done, (site, structure) in enumerate(structures.items()):
         progress(done, len(structures))
@@ -65,8 +81,9 @@ def fit_network(
     return networks
 
 
-def _batches(model: nn.Module, images: NDArray[np.float32], batch: int) -> list[Tensor]:
-    """The images in large batches if the model computes each image by itself, else in batches of ``batch``."""
+def _batches(model: nn.Module, calibration: Calibration) -> list[Tensor]:
+    """The images in large batches if the model computes each image by itself, else in the size that it takes."""
+    images, batch = calibration.images, calibration.batch
     count = max(1, min(len(images), IMAGE_LIMIT) // batch) * batch
     used = torch.from_numpy(np.resize(images, (count, *images.shape[1:])))
     # two batches at least: one to fit to, one to judge by

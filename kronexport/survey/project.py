@@ -22,6 +22,7 @@ GOLDEN_BATCHES = 4
 class Project:
     """A model with its input, data and sites.
 
+    ``calibration`` are images [n, C, H, W] as the model takes them, or None where none are known.
     ``golden`` [GOLDEN_BATCHES * N, C, H, W] are the first calibration images, or seeded standard normal values.
     ``evaluate`` scores a predictor; ``unevaluated`` says why there is none.
     """
@@ -29,7 +30,7 @@ class Project:
     name: str
     module: nn.Module
     input: InputSpec
-    calibrated: bool
+    calibration: NDArray[np.float32] | None
     golden: NDArray[np.float32]
     evaluate: Callable[[Predictor], float] | None
     unevaluated: str
@@ -61,7 +62,7 @@ def load_project(
         name=loaded.name,
         module=loaded.module,
         input=spec,
-        calibrated=images is not None,
+        calibration=images,
         golden=_golden(images, spec),
         evaluate=evaluator,
         unevaluated=reason,

@@ -13,7 +13,8 @@ from torch import nn
 from kronexport.errors import KronexportError
 from kronexport.export.module import KroneckerConv2d
 from kronexport.export.replace import factorized, kronecker_modules, save_factors, site_weights, weight_errors
-from kronexport.factorize.gkpd import gkpd_structure
+from kronexport.factorize.calibrate import Calibration
+from kronexport.factorize.gkpd import gkpd, gkpd_structure
 from kronexport.records import Plan, SitePlan
 
 STRUCTURE = gkpd_structure((3, 2, 3, 1), (2, 2, 1, 3), 2)
@@ -32,9 +33,13 @@ PLAN = Plan(
 )
 
 
+def silent(_done: int, _total: int) -> None:
+    """No progress."""
+
+
 def test_planned_sites_are_replaced_and_the_others_stay(model: nn.Module) -> None:
     """Bias and weights of the rest are those of the model; it is in eval mode."""
-    replaced = factorized(model, PLAN)
+    replaced = factorized(model, PLAN, None, silent)
     assert list(kronecker_modules(replaced)) == ["0"]
     site = replaced.get_submodule("0")
     assert isinstance(site, KroneckerConv2d)
@@ -45,9 +50,29 @@ def test_planned_sites_are_replaced_and_the_others_stay(model: nn.Module) -> Non
         torch.testing.assert_close(replaced.get_parameter(name), model.get_parameter(name), rtol=0, atol=0)
 
 
+def test_without_images_the_factors_are_those_of_the_svd(model: nn.Module) -> None:
+    site = factorized(model, PLAN, None, silent).get_submodule("0")
+    assert isinstance(site, KroneckerConv2d)
+    weight = model.get_parameter("0.weight").detach().numpy()
+    np.testing.assert_array_equal(site.network().to_dense(), gkpd(weight, STRUCTURE).to_dense())
+
+
+def test_with_images_the_outputs_on_them_are_closer(model: nn.Module) -> None:
+    """And each site is told of."""
+    model.eval()
+    images = np.random.default_rng(0).standard_normal((40, 4, 6, 6)).astype(np.float32).cumsum(axis=3)
+    told: list[tuple[int, int]] = []
+    fitted = factorized(model, PLAN, Calibration(images, 1), lambda done, total: told.append((done, total)))
+    x = torch.from_numpy(images)
+    with torch.no_grad():
+        near, far = ((net(x) - model(x)).norm() for net in (fitted, factorized(model, PLAN, None, silent)))
+    assert near < 0.8 * far
+    assert told == [(0, 1)]
+
+
 def test_the_model_itself_is_not_changed(model: nn.Module) -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    replaced = factorized(model, PLAN)
+    replaced = factorized(model, PLAN, None, silent)
     with torch.no_grad():
         for parameter in replaced.parameters():
             parameter.zero_()
@@ -69,7 +94,7 @@ def test_a_site_that_is_no_conv_is_refused(model: nn.Module) -> None:
 
 def test_weight_errors_are_relative_to_the_weight(model: nn.Module) -> None:
     """||W - W^|| / ||W||, for factorized sites only."""
-    replaced = factorized(model, PLAN)
+    replaced = factorized(model, PLAN, None, silent)
     site = replaced.get_submodule("0")
     assert isinstance(site, KroneckerConv2d)
     weight = model.get_parameter("0.weight").detach()
@@ -80,7 +105,7 @@ def test_weight_errors_are_relative_to_the_weight(model: nn.Module) -> None:
 
 def test_the_factors_file_has_all_that_rebuilds_the_weight(model: nn.Module, tmp_path: Path) -> None:
     """Tensors by site and number, structures in the metadata."""
-    replaced = factorized(model, PLAN)
+    replaced = factorized(model, PLAN, None, silent)
     save_factors(replaced, tmp_path / "factors.safetensors")
     with safe_open(tmp_path / "factors.safetensors", framework="np") as stored:
         structure = json.loads(stored.metadata()["structures"])["0"]
@@ -103,5 +128,5 @@ def test_a_full_disk_leaves_no_factors_behind(
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(KronexportError, match=r"factors\.safetensors: disk full: \d+ bytes needed"):
-        save_factors(factorized(model, PLAN), tmp_path / "factors.safetensors")
+        save_factors(factorized(model, PLAN, None, silent), tmp_path / "factors.safetensors")
     assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kronexport.errors import UserInputError
 from kronexport.factorize import calibrate
-from kronexport.factorize.calibrate import fit_network
+from kronexport.factorize.calibrate import Calibration, fit_network
 from kronexport.factorize.following import row_weights
 from kronexport.factorize.gkpd import gkpd, gkpd_structure
 from kronexport.factorize.network import KroneckerNetwork
@@ -81,7 +81,7 @@ def output_error(model: nn.Module, networks: dict[str, KroneckerNetwork], at: ND
 
 
 def fitted(model: nn.Module, structures: dict[str, Structure], count: int = 96, batch: int = 1) -> Any:
-    return fit_network(model, structures, images(count), batch, lambda _done, _total: None)
+    return fit_network(model, structures, Calibration(images(count), batch), lambda _done, _total: None)
 
 
 def test_the_network_is_better_than_by_svd_on_other_images(model: nn.Sequential) -> None:
@@ -152,21 +152,29 @@ def test_no_more_than_the_limit_is_used(model: nn.Sequential, monkeypatch: pytes
     np.testing.assert_array_equal(first["0"].to_dense(), again["0"].to_dense())
 
 
+@pytest.mark.parametrize(("count", "batch", "used"), [(600, 1, 512), (7, 2, 6), (3, 8, 3), (10, 10, 10)])
+def test_the_number_of_images_used_is_known(count: int, batch: int, used: int) -> None:
+    """No more than the limit, in whole batches; repeated ones count once."""
+    assert Calibration(np.zeros((count, 1, 1, 1), np.float32), batch).used == used
+
+
 def test_progress_counts_sites(model: nn.Sequential) -> None:
     told: list[tuple[int, int]] = []
-    fit_network(model, STRUCTURES, images(4), 1, lambda done, total: told.append((done, total)))
+    fit_network(model, STRUCTURES, Calibration(images(4), 1), lambda done, total: told.append((done, total)))
     assert told == [(0, 3), (1, 3), (2, 3)]
 
 
 def test_constant_images_are_fitted(model: nn.Sequential) -> None:
     """Moments of rank one: the ridge holds the rest near the weight."""
-    networks = fit_network(model, STRUCTURES, np.ones((8, 3, 10, 10), np.float32), 1, lambda _done, _total: None)
+    constant = Calibration(np.ones((8, 3, 10, 10), np.float32), 1)
+    networks = fit_network(model, STRUCTURES, constant, lambda _done, _total: None)
     assert all(np.isfinite(factor).all() for network in networks.values() for factor in network.factors)
 
 
 def test_a_network_that_overflows_is_refused(model: nn.Sequential) -> None:
+    overflowing = Calibration(np.full((2, 3, 10, 10), 1e30, np.float32), 1)
     with pytest.raises(UserInputError, match="NaN or infinite"):
-        fit_network(model, STRUCTURES, np.full((2, 3, 10, 10), 1e30, np.float32), 1, lambda _done, _total: None)
+        fit_network(model, STRUCTURES, overflowing, lambda _done, _total: None)
 
 
 def test_rows_count_as_the_following_norm_lets_them_through(model: nn.Sequential) -> None:

@@ -37,7 +37,7 @@ def test_a_users_model_needs_its_input(file: Path) -> None:
 def test_without_images_golden_data_are_seeded_noise(file: Path) -> None:
     """The same each time, a whole number of batches."""
     first, second = (load(f"{file}:net", input_text="image=2x3x8x9") for _ in range(2))
-    assert first.calibrated is False
+    assert first.calibration is None
     assert first.golden.shape == (GOLDEN_BATCHES * 2, 3, 8, 9)
     assert first.golden.dtype == np.float32
     np.testing.assert_array_equal(first.golden, second.golden)
@@ -51,7 +51,8 @@ def test_golden_data_are_the_first_images(file: Path, tmp_path: Path, count: int
     images = np.random.default_rng(0).standard_normal((count, 3, 8, 8)).astype(np.float32)
     np.save(tmp_path / "images.npy", images)
     project = load(f"{file}:net", input_text="1x3x8x8", calibration=str(tmp_path / "images.npy"))
-    assert project.calibrated is True
+    assert project.calibration is not None
+    np.testing.assert_array_equal(project.calibration, images)
     np.testing.assert_array_equal(project.golden, images[np.arange(GOLDEN_BATCHES) % count])
 
 
@@ -76,10 +77,10 @@ def test_a_sample_brings_input_and_images() -> None:
     """Its evaluator only if it is trained: seeded weights have nothing to score."""
     project = load("sample:resnet32")
     assert project.input.shape == (1, 3, 32, 32)
-    assert project.calibrated is True
+    assert project.calibration is not None
     assert project.golden.shape == (GOLDEN_BATCHES, 3, 32, 32)
     assert (project.evaluate is None) == bool(project.unevaluated)
 
 
 def test_a_samples_images_are_left_out_at_another_size() -> None:
-    assert load("sample:resnet32", input_text="1x3x40x40").calibrated is False
+    assert load("sample:resnet32", input_text="1x3x40x40").calibration is None
