@@ -59,7 +59,7 @@ def calibration_images(data: Path) -> NDArray[np.float32]:
 def reduction(found: Survey, plan: Plan, name: str) -> float:
     """Dense / compressed of ``params`` or ``macs`` of the whole network."""
     dense = int(getattr(found, name))
-    saved = sum(getattr(site, name) for site in found.sites) - sum(getattr(choice, name) for choice in plan.sites)
+    saved: int = sum(getattr(site, name) for site in found.sites) - sum(getattr(choice, name) for choice in plan.sites)
     return dense / (dense - saved)
 
 
