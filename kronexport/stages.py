@@ -17,7 +17,7 @@ from kronexport.config import BuildConfig
 from kronexport.export.onnx_export import export_onnx, save_model
 from kronexport.export.operator import attach_functions
 from kronexport.export.replace import factorized, save_factors, site_weights, weight_errors
-from kronexport.factorize.calibrate import Calibration
+from kronexport.factorize.calibrate import COLUMN_LIMIT, Calibration
 from kronexport.factorize.scan import ErrorScan
 from kronexport.files import write_text_aside
 from kronexport.lower.lowering import lower
@@ -209,6 +209,8 @@ def fitting_notes(project: Project, network: Network) -> tuple[str, ...]:
     if not network.plan.forms:
         return ("the plan leaves every convolution dense", *notes)
     fitted = f"{images.used} calibration images" if images else "the weights alone"
+    if images:
+        notes = (f"layers of more than {COLUMN_LIMIT} columns keep the factors of their weight", *notes)
     return (f"factors are fitted to {fitted}", "lowerings are chosen by the target's roofline", *notes)
 
 

@@ -28,6 +28,8 @@ from kronexport.survey.sites import conv_at, conv_geometry
 
 IMAGE_LIMIT = 512
 """Most calibration images used: second moments settle earlier."""
+COLUMN_LIMIT = 1200
+"""Most columns D = C kh kw of a weight that is fitted: the work grows with D^2, to minutes a site above."""
 _BATCH = 64
 _BATCH_TOLERANCE = 1e-3
 """Relative distance of outputs computed in batches of two sizes; rounding is far below, another computation above."""
@@ -56,7 +58,7 @@ def fit_network(
     calibration: Calibration,
     progress: Callable[[int, int], None],
 ) -> dict[str, KroneckerNetwork]:
-    """The factors of every site in ``structures``, by name.
+    """The factors of every site in ``structures``, by name; a site of more than COLUMN_LIMIT columns keeps its SVD.
 
     Args:
         model: in eval mode, on the CPU, float32; it is not changed.
@@ -74,9 +76,11 @@ def fit_network(
     for done, (site, structure) in enumerate(structures.items()):
         progress(done, len(structures))
         conv = conv_at(compressed, site)
-        seen, held = _site_moments(model, compressed, site, batches)
         weight = conv.weight.detach().numpy()
-        networks[site] = fit(gkpd(weight, structure), weight, seen, held, rows[site])
+        networks[site] = gkpd(weight, structure)
+        if weight[0].size <= COLUMN_LIMIT:
+            seen, held = _site_moments(model, compressed, site, batches)
+            networks[site] = fit(networks[site], weight, seen, held, rows[site])
         conv.weight = nn.Parameter(torch.from_numpy(networks[site].to_dense()))
     return networks
 
