@@ -4,7 +4,6 @@ Commands load what they need when they run, so that ``--help`` answers at once.
 """
 
 import dataclasses
-import errno
 import json
 import logging
 import sys
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kronexport import __version__
-from kronexport.errors import KronexportError, UserInputError
+from kronexport.errors import KronexportError, UserInputError, as_failure
 from kronexport.files import stdout_to_stderr
 
 if TYPE_CHECKING:
@@ -230,11 +229,9 @@ def run(arguments: list[str]) -> int:
     """Run one command line; returns its exit code (errors.py)."""
     try:
         app(arguments)
-    except KronexportError as error:
-        return _fail(str(error), error.exit_code)
-    except OSError as error:
-        remedy = "; free some space or choose another folder with --out" if error.errno == errno.ENOSPC else ""
-        return _fail(f"{error.filename or 'system'}: {error.strerror or error}{remedy}", KronexportError.exit_code)
+    except (KronexportError, OSError) as error:
+        failure = as_failure(error)
+        return _fail(str(failure), failure.exit_code)
     except SystemExit as stop:  # how typer ends: 0, 2 for a wrong command line, 130 for Ctrl-C
         if stop.code == _INTERRUPTED:
             return _fail("interrupted; nothing half-written was left, run the same command again", _INTERRUPTED)

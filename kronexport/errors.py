@@ -10,6 +10,7 @@
 A message says where, what came, what was expected and what to do about it.
 """
 
+import errno
 from typing import ClassVar
 
 
@@ -53,3 +54,11 @@ def error_of(exit_code: int) -> type[KronexportError]:
     """The class that a process which ended with ``exit_code`` stands for; the base class where there is none."""
     kinds = (UserInputError, MissingRuntimeError, VerificationError, GoalError, BundleError)
     return next((kind for kind in kinds if kind.exit_code == exit_code), KronexportError)
+
+
+def as_failure(error: KronexportError | OSError) -> KronexportError:
+    """``error`` itself, or what the machine refused as a KronexportError that says where and why."""
+    if isinstance(error, KronexportError):
+        return error
+    remedy = "; free some space or choose another folder with --out" if error.errno == errno.ENOSPC else ""
+    return KronexportError(f"{error.filename or 'system'}: {error.strerror or error}{remedy}")

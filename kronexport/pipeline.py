@@ -23,6 +23,7 @@ from kronexport.errors import (
     KronexportError,
     UserInputError,
     VerificationError,
+    as_failure,
     error_of,
 )
 from kronexport.export.onnx_export import export_onnx, save_model
@@ -34,6 +35,7 @@ from kronexport.ship.output import OutputFolder, check_output, prepare_output, r
 from kronexport.ship.report_html import write_report_html
 from kronexport.ship.report_json import write_report_json
 from kronexport.stages import (
+    FactorizedModels,
     Job,
     factorize_stage,
     measure_stage,
@@ -105,12 +107,14 @@ def run(config: BuildConfig, progress: ProgressCallback = silent) -> Outcome:
     dense = export_onnx(project.module, project.input)
     reports: dict[str, TargetReport] = {}
     failures: list[KronexportError] = []
+    models: FactorizedModels = {}
     with prepare_output(config.out) as output:
         for profile in profiles:
             with collected(failures, profile.name), output.work_folder(profile.name) as work:
                 job = Job(
                     project=project,
                     scan=scan,
+                    factorized=models,
                     config=config,
                     goals=goals,
                     profile=profile,
@@ -199,10 +203,10 @@ def collected(failures: list[KronexportError], target: str) -> Iterator[None]:
     """Keep what goes wrong with one target for the end, so that the others are built."""
     try:
         yield
-    except KronexportError as error:
-        failure = type(error)(f"{target}: {error}")
-        failure.__cause__ = error
-        failures.append(failure)
+    except (KronexportError, OSError) as error:
+        failure = as_failure(error)
+        failures.append(type(failure)(f"{target}: {failure}"))
+        failures[-1].__cause__ = error
 
 
 def first_failure(failures: Sequence[KronexportError]) -> KronexportError:

@@ -1,6 +1,7 @@
 """What each stage of a build does with one target: the parts that ``pipeline.py`` puts in order."""
 
 import logging
+import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from kronexport.measure.pair import PairFigures, SideFigures, measure_pair
 from kronexport.measure.setting import Setting, Timing
 from kronexport.plan.goals import Goal, judge
 from kronexport.plan.plan_file import plan_toml
-from kronexport.records import Check, ModelFigures, Plan, ProgressCallback, TargetReport
+from kronexport.records import Check, ModelFigures, Plan, ProgressCallback, Structure, TargetReport
 from kronexport.ship.bundle import write_bundle
 from kronexport.ship.golden import Golden
 from kronexport.ship.manifest import build_manifest, requirement
@@ -41,12 +42,20 @@ FAR_FROM_DENSE = 0.5
 """Relative L2 of the factorized outputs above which the user is warned: half of what the network says is lost."""
 
 
+FactorizedModels = dict[tuple[tuple[str, Structure | None], ...], nn.Module]
+"""By what each site becomes: targets with equal structures share one model."""
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One target's walk down the line: what it works on, where, and for whom. ``work`` is a folder of its own."""
+    """One target's walk down the line: what it works on, where, and for whom. ``work`` is a folder of its own.
+
+    ``scan`` and ``factorized`` are shared by all targets: what two plans have in common is computed once.
+    """
 
     project: Project
     scan: ErrorScan
+    factorized: FactorizedModels
     config: BuildConfig
     goals: tuple[Goal, ...]
     profile: TargetProfile
@@ -79,7 +88,11 @@ def scan_stage(project: Project) -> ErrorScan:
 def factorize_stage(job: Job, plan: Plan, outputs: Sequence[str]) -> Network:
     """The planned factors, fitted to the calibration images where there are some, exported and made real."""
     job.progress("factorize", 0, 1)
-    model = factorized(job.project.module, plan, calibration(job.project), partial(job.progress, "factorize"))
+    key = tuple((choice.site, choice.structure) for choice in plan.sites)
+    if key not in job.factorized:
+        images, told = calibration(job.project), partial(job.progress, "factorize")
+        job.factorized[key] = factorized(job.project.module, plan, images, told)
+    model = job.factorized[key]
     job.progress("export", 0, 1)
     exported = export_onnx(model, job.project.input, outputs)
     return realize(job, plan, model, exported, "compressed")
@@ -209,8 +222,13 @@ def fitting_notes(project: Project, network: Network) -> tuple[str, ...]:
     if not network.plan.forms:
         return ("the plan leaves every convolution dense", *notes)
     fitted = f"{images.used} calibration images" if images else "the weights alone"
-    if images:
-        notes = (f"layers of more than {COLUMN_LIMIT} columns keep the factors of their weight", *notes)
+    wide = [
+        choice.site
+        for choice in network.plan.sites
+        if images and choice.structure and math.prod(choice.structure.weight_shape[1:]) > COLUMN_LIMIT
+    ]
+    if wide:
+        notes = (f"{len(wide)} layers of more than {COLUMN_LIMIT} columns keep the factors of their weight", *notes)
     return (f"factors are fitted to {fitted}", "lowerings are chosen by the target's roofline", *notes)
 
 
@@ -222,9 +240,23 @@ def calibration(project: Project) -> Calibration | None:
 def rebuild_command(job: Job) -> str:
     """The command that makes this bundle again; files go by their names alone, since folders differ."""
     config = job.config
-    source, colon, function = config.model.rpartition(":")
-    model = f"{Path(source).name}{colon}{function}" if source.endswith(".py") else config.model
-    words = ["kronexport", "build", model, "--target", job.profile.name]
-    words += [word for goal in config.goal for word in ("--goal", goal)]
-    words += ["--weights", config.weights.name] if config.weights else []
+    given = {
+        "weights": config.weights.name if config.weights else "",
+        "input": config.input or "",
+        "calibration": _without_folder(config.calibration or ""),
+        "mean": ",".join(map(str, config.mean or ())),
+        "std": ",".join(map(str, config.std or ())),
+        "evaluate": _without_folder(config.evaluate or ""),
+        "precision": config.precision,
+        "threads": str(job.threads),
+    }
+    several = {"goal": config.goal, "include": config.include, "exclude": config.exclude}
+    words = ["kronexport", "build", _without_folder(config.model), "--target", job.profile.name]
+    words += [word for flag, value in given.items() if value for word in (f"--{flag}", value)]
+    words += [word for flag, values in several.items() for value in values for word in (f"--{flag}", value)]
     return shlex.join(words)
+
+
+def _without_folder(source: str) -> str:
+    """``net.py:make`` of ``/some/where/net.py:make``; samples and dotted modules have no folder."""
+    return source if source.startswith("sample:") else Path(source).name

@@ -1,6 +1,7 @@
 """The whole line on a small network: what is shipped, what is reported, and what a second run does."""
 
 import json
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -45,6 +46,7 @@ def test_factors_are_fitted_to_calibration_images(network: Path, built: Built, t
     assert ended.code == 0, ended.err
     fitted = read_report_json(tmp_path / "out" / "report.json").targets["x86-onnxruntime"]
     assert "factors are fitted to 40 calibration images" in fitted.notes
+    assert not any("columns" in note for note in fitted.notes)
     assert not any("golden data" in note for note in fitted.notes)
     alone = read_report_json(built.folder / "report.json").targets["x86-onnxruntime"]
     assert "factors are fitted to the weights alone" in alone.notes
@@ -52,6 +54,25 @@ def test_factors_are_fitted_to_calibration_images(network: Path, built: Built, t
     assert distances[0] is not None
     assert distances[1] is not None
     assert distances[0] < distances[1]
+
+
+@pytest.mark.usefixtures("without_simplifier")
+def test_the_rebuild_command_makes_the_same_model_again(
+    network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run where the files are, it needs nothing that the manifest does not say."""
+    images = np.random.default_rng(0).standard_normal((4, 3, 64, 64)).astype(np.float32)
+    np.save(network.parent / "few.npy", images)
+    asked = ("--target", "cpu", "--goal", "params<=0.7", "--calibration", network.parent / "few.npy")
+    assert build(network, tmp_path / "first", *asked).code == 0
+    manifest = json.loads((tmp_path / "first" / "x86-onnxruntime" / "manifest.json").read_text())
+    program, *words = shlex.split(manifest["rebuild"])
+    assert program == "kronexport"
+    monkeypatch.chdir(network.parent)
+    ended = command(*words, "--out", tmp_path / "again", *SHORT)
+    assert ended.code == 0, ended.err
+    first, again = (tmp_path / out / "x86-onnxruntime" / "model.onnx" for out in ("first", "again"))
+    assert first.read_bytes() == again.read_bytes()
 
 
 # --- what is reported ---------------------------------------------------------------------------------------------

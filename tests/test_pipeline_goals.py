@@ -1,6 +1,7 @@
 """Goals, the guard against a slower network, and the exit code that several targets end in."""
 
 import dataclasses
+import errno
 import json
 import logging
 from collections.abc import Callable
@@ -204,3 +205,20 @@ def test_a_target_named_twice_is_built_once(network: Path, tmp_path: Path) -> No
     """By its name and by its alias."""
     ended = build(network, tmp_path / "out", "--target", "cpu", "--target", X86[0], "--dry-run", "--json")
     assert list(json.loads(ended.out)["targets"]) == [X86[0]]
+
+
+def test_a_disk_that_fills_up_for_one_target_does_not_stop_the_others(
+    network: Path, tmp_path: Path, report: Report, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the error comes raw from the operating system: exit code 1, and the other target is reported."""
+
+    def build_target(job: Job, _dense: object) -> TargetReport:
+        if job.profile.name == X86[0]:
+            raise OSError(errno.ENOSPC, "No space left on device", "model.xml")
+        return report.targets[X86[1]]
+
+    monkeypatch.setattr(pipeline, "build_target", build_target)
+    ended = build(network, tmp_path / "out", "--target", "cpu", "--target", "openvino")
+    assert ended.code == 1
+    assert f"error: {X86[0]}: model.xml: No space left on device; free some space" in ended.err
+    assert list(read_report_json(tmp_path / "out" / "report.json").targets) == [X86[1]]

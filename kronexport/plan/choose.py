@@ -1,7 +1,7 @@
 """The choice of one candidate a site: a multiple-choice knapsack, solved exactly by HiGHS.
 
 minimize   sum of squared relative weight errors
-subject to sum of params <= budget, sum of MACs <= budget, one candidate a site
+subject to sums of params, MACs, stored weights and estimated seconds within what the goals allow, one candidate a site
 """
 
 from collections.abc import Mapping, Sequence

@@ -15,6 +15,7 @@ from kronexport.factorize.following import row_weights
 from kronexport.factorize.gkpd import gkpd, gkpd_structure
 from kronexport.factorize.network import KroneckerNetwork
 from kronexport.records import Structure
+from kronexport.survey.sites import conv_at
 
 STRUCTURES = {
     "0": gkpd_structure((2, 3, 3, 1), (4, 1, 1, 3), 2),
@@ -191,3 +192,13 @@ def test_rows_count_as_the_following_norm_lets_them_through(model: nn.Sequential
 def test_a_norm_without_gamma_counts_its_variance_only() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, affine=False)).eval()
     torch.testing.assert_close(row_weights(model, ["0"], torch.ones(1, 3, 5, 5))["0"], torch.full((8,), 1 / (1 + 1e-5)))
+
+
+def test_a_wide_layer_keeps_the_factors_of_its_weight(model: nn.Sequential, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above the limit a site is not fitted, and those behind it are, to what it gives then."""
+    monkeypatch.setattr(calibrate, "COLUMN_LIMIT", 3 * 9)
+    networks = fit_network(model, STRUCTURES, Calibration(images(8), 2), lambda _done, _total: None)
+    for site, structure in STRUCTURES.items():
+        weight = conv_at(model, site).weight.detach().numpy()
+        same = np.array_equal(networks[site].to_dense(), gkpd(weight, structure).to_dense())
+        assert same == (weight[0].size > 3 * 9), site
