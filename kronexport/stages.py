@@ -1,7 +1,6 @@
 """What each stage of a build does with one target: the parts that ``pipeline.py`` puts in order."""
 
 import logging
-import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from kronexport.config import BuildConfig
 from kronexport.export.onnx_export import export_onnx, save_model
 from kronexport.export.operator import attach_functions
 from kronexport.export.replace import factorized, save_factors, site_weights, weight_errors
-from kronexport.factorize.calibrate import COLUMN_LIMIT, Calibration
+from kronexport.factorize.calibrate import Calibration
 from kronexport.factorize.scan import ErrorScan
 from kronexport.files import write_text_aside
 from kronexport.lower.lowering import lower
@@ -222,13 +221,6 @@ def fitting_notes(project: Project, network: Network) -> tuple[str, ...]:
     if not network.plan.forms:
         return ("the plan leaves every convolution dense", *notes)
     fitted = f"{images.used} calibration images" if images else "the weights alone"
-    wide = [
-        choice.site
-        for choice in network.plan.sites
-        if images and choice.structure and math.prod(choice.structure.weight_shape[1:]) > COLUMN_LIMIT
-    ]
-    if wide:
-        notes = (f"{len(wide)} layers of more than {COLUMN_LIMIT} columns keep the factors of their weight", *notes)
     return (f"factors are fitted to {fitted}", "lowerings are chosen by the target's roofline", *notes)
 
 

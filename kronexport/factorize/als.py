@@ -29,7 +29,7 @@ from kronexport.records import Structure
 
 MAX_SWEEPS = 60
 TOLERANCE = 1e-3
-"""A sweep that lowers the error by less than this part of it is the last one."""
+"""What a sweep must gain, where the caller does not say."""
 _CG_STEPS = 10
 _CG_TOLERANCE = 1e-6
 """Of the squared residual, in the preconditioner's norm."""
@@ -67,8 +67,13 @@ def dense_rows(network: KroneckerNetwork, dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(weight.reshape(len(weight), -1)).to(dtype)
 
 
-def alternate(start: KroneckerNetwork, error: OutputError) -> KroneckerNetwork:
+def alternate(start: KroneckerNetwork, error: OutputError, tolerance: float = TOLERANCE) -> KroneckerNetwork:
     """``start`` with its factors improved in turn until a sweep gains little; E is never above that of ``start``.
+
+    Args:
+        start: structure and first values.
+        error: what to minimize.
+        tolerance: a sweep that lowers the error by less than this part of it is the last one.
 
     Returns:
         A network of the same structure and dtype, its factors of equal norm.
@@ -91,7 +96,7 @@ def alternate(start: KroneckerNetwork, error: OutputError) -> KroneckerNetwork:
         if not reached < least:
             break
         gain, best, least = least - reached, network, reached
-        if gain <= TOLERANCE * least:
+        if gain <= tolerance * least:
             break
     return best
 

@@ -16,20 +16,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from kronexport.errors import UserInputError
 from kronexport.factorize.fitting import fit
 from kronexport.factorize.following import row_weights
 from kronexport.factorize.gkpd import gkpd
 from kronexport.factorize.moments import Moments, add_batch
 from kronexport.factorize.network import KroneckerNetwork
+from kronexport.factorize.passes import Pass, at_input, at_output, passes
 from kronexport.records import Structure
 from kronexport.survey.imports import USER_EXCEPTIONS
 from kronexport.survey.sites import conv_at, conv_geometry
 
 IMAGE_LIMIT = 512
 """Most calibration images used: second moments settle earlier."""
-COLUMN_LIMIT = 1200
-"""Most columns D = C kh kw of a weight that is fitted: the work grows with D^2, to minutes a site above."""
 _BATCH = 64
 _BATCH_TOLERANCE = 1e-3
 """Relative distance of outputs computed in batches of two sizes; rounding is far below, another computation above."""
@@ -58,7 +56,7 @@ def fit_network(
     calibration: Calibration,
     progress: Callable[[int, int], None],
 ) -> dict[str, KroneckerNetwork]:
-    """The factors of every site in ``structures``, by name; a site of more than COLUMN_LIMIT columns keeps its SVD.
+    """The factors of every site in ``structures``, by name.
 
     Args:
         model: in eval mode, on the CPU, float32; it is not changed.
@@ -73,15 +71,18 @@ def fit_network(
     compressed = copy.deepcopy(model)
     rows = row_weights(model, tuple(structures), batches[0][: calibration.batch])
     networks: dict[str, KroneckerNetwork] = {}
-    for done, (site, structure) in enumerate(structures.items()):
-        progress(done, len(structures))
-        conv = conv_at(compressed, site)
-        weight = conv.weight.detach().numpy()
-        networks[site] = gkpd(weight, structure)
-        if weight[0].size <= COLUMN_LIMIT:
-            seen, held = _site_moments(model, compressed, site, batches)
-            networks[site] = fit(networks[site], weight, seen, held, rows[site])
-        conv.weight = nn.Parameter(torch.from_numpy(networks[site].to_dense()))
+    with (
+        passes(model, batches, structures, at_output) as dense,
+        passes(compressed, batches, structures, at_input) as given,
+    ):
+        for done, (site, structure) in enumerate(structures.items()):
+            progress(done, len(structures))
+            conv = conv_at(compressed, site)
+            weight = conv.weight.detach().numpy().copy()
+            seen, held = _site_moments(site, conv, dense, given)
+            networks[site] = fit(gkpd(weight, structure), weight, seen, held, rows[site])
+            with torch.no_grad():
+                conv.weight.copy_(torch.from_numpy(networks[site].to_dense()))
     return networks
 
 
@@ -113,41 +114,10 @@ def _first_tensor(output: Any) -> Tensor:
     return next(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
 
 
-class _Reached(BaseException):
-    """No error: ends a forward pass at a conv, and carries what that got and gave."""
-
-    def __init__(self, inputs: Tensor, outputs: Tensor) -> None:
-        super().__init__()
-        self.inputs, self.outputs = inputs, outputs
-
-
-def _at_site(model: nn.Module, site: str, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Input and output (without bias) of the conv ``site``; the pass ends there."""
-    conv = conv_at(model, site)
-
-    def stop(_conv: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-        bias = conv.bias
-        plain = output if bias is None else output - bias[:, None, None]
-        raise _Reached(args[0] if args else kwargs["input"], plain)
-
-    handle = conv.register_forward_hook(stop, with_kwargs=True)
-    try:
-        with torch.no_grad():
-            model(images)
-    except _Reached as reached:
-        return reached.inputs, reached.outputs
-    finally:
-        handle.remove()
-    raise UserInputError(f"{site}: is not executed for every calibration image; leave it out with --exclude {site}")
-
-
-def _site_moments(model: nn.Module, compressed: nn.Module, site: str, batches: list[Tensor]) -> tuple[Moments, Moments]:
+def _site_moments(site: str, conv: nn.Conv2d, dense: list[Pass], compressed: list[Pass]) -> tuple[Moments, Moments]:
     """Moments of the even batches, and of the odd ones."""
-    conv = conv_at(model, site)
     geometry = conv_geometry(conv)
     halves = [Moments.zero(len(conv.weight), conv.weight[0].numel()) for _ in range(2)]
-    for index, images in enumerate(batches):
-        targets = _at_site(model, site, images)[1]
-        inputs = _at_site(compressed, site, images)[0]
-        halves[index % 2] = add_batch(halves[index % 2], inputs, targets, geometry)
+    for index, (wanted, given) in enumerate(zip(dense, compressed, strict=True)):
+        halves[index % 2] = add_batch(halves[index % 2], given.reach(site), wanted.reach(site), geometry)
     return halves[0], halves[1]

@@ -18,6 +18,8 @@ from kronexport.factorize.network import KroneckerNetwork
 
 RIDGES = (1e-1, 1e-2, 1e-3, 1e-4)
 """Tried from the strongest on, each fit going on from the one before."""
+_TRIAL_TOLERANCE = 1e-2
+"""Ten times the final one: ridges differ by more than what the later sweeps gain."""
 
 
 def fit(start: KroneckerNetwork, weight: NDArray[Any], seen: Moments, held: Moments, rows: Tensor) -> KroneckerNetwork:
@@ -41,7 +43,7 @@ def fit(start: KroneckerNetwork, weight: NDArray[Any], seen: Moments, held: Mome
     judge = _output_error(held if held.count else seen, original, rows, 0.0)
     least, chosen, best, network = judge(dense_rows(start, original.dtype)), 0.0, start, start
     for ridge in RIDGES if held.count else RIDGES[:1]:
-        network = alternate(network, _output_error(seen, original, rows, ridge))
+        network = alternate(network, _output_error(seen, original, rows, ridge), _TRIAL_TOLERANCE)
         reached = judge(dense_rows(network, original.dtype))
         if reached < least:
             least, chosen, best = reached, ridge, network

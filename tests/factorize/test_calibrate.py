@@ -1,5 +1,6 @@
 """The walk through a network: in order, with error feedback, whatever batch the model takes."""
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,8 @@ from kronexport.factorize.calibrate import Calibration, fit_network
 from kronexport.factorize.following import row_weights
 from kronexport.factorize.gkpd import gkpd, gkpd_structure
 from kronexport.factorize.network import KroneckerNetwork
+from kronexport.factorize.passes import passes
 from kronexport.records import Structure
-from kronexport.survey.sites import conv_at
 
 STRUCTURES = {
     "0": gkpd_structure((2, 3, 3, 1), (4, 1, 1, 3), 2),
@@ -100,8 +101,11 @@ def test_the_network_is_better_than_by_svd_on_other_images(model: nn.Sequential)
 def test_later_sites_repair_earlier_ones(model: nn.Sequential, monkeypatch: pytest.MonkeyPatch) -> None:
     """With inputs from the original network instead of the compressed one, the outputs are worse."""
     with_feedback = output_error(model, fitted(model, STRUCTURES), images(96))
-    at_site = calibrate._at_site
-    monkeypatch.setattr(calibrate, "_at_site", lambda _model, site, batch: at_site(model, site, batch))
+
+    def unspoilt(_model: nn.Module, *others: Any) -> Any:
+        return passes(copy.deepcopy(model), *others)
+
+    monkeypatch.setattr(calibrate, "passes", unspoilt)
     assert with_feedback < output_error(model, fitted(model, STRUCTURES), images(96))
 
 
@@ -112,18 +116,16 @@ def test_a_model_that_ties_images_together_gets_its_own_batch(
     """Nothing but the batch that the user gave is tried for the fit, and odd images are left out."""
     wrapped = wrapper(model).eval()
     structures = {f"model.{site}": structure for site, structure in STRUCTURES.items()}
-    sizes = []
-    at_site = calibrate._at_site
+    walked = []
 
-    def noted(network: nn.Module, site: str, batch: Tensor) -> tuple[Tensor, Tensor]:
-        sizes.append(len(batch))
-        return at_site(network, site, batch)
+    def noted(network: nn.Module, batches: list[Tensor], *others: Any) -> Any:
+        walked.append([len(batch) for batch in batches])
+        return passes(network, batches, *others)
 
-    monkeypatch.setattr(calibrate, "_at_site", noted)
+    monkeypatch.setattr(calibrate, "passes", noted)
     monkeypatch.setattr(calibrate, "_BATCH", 8)
     networks = fitted(wrapped, structures, count=33, batch=2)
-    assert set(sizes) == {2}
-    assert len(sizes) == 16 * 2 * len(structures)
+    assert walked == [[2] * 16] * 2
     assert set(networks) == set(structures)
 
 
@@ -192,13 +194,3 @@ def test_rows_count_as_the_following_norm_lets_them_through(model: nn.Sequential
 def test_a_norm_without_gamma_counts_its_variance_only() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, affine=False)).eval()
     torch.testing.assert_close(row_weights(model, ["0"], torch.ones(1, 3, 5, 5))["0"], torch.full((8,), 1 / (1 + 1e-5)))
-
-
-def test_a_wide_layer_keeps_the_factors_of_its_weight(model: nn.Sequential, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Above the limit a site is not fitted, and those behind it are, to what it gives then."""
-    monkeypatch.setattr(calibrate, "COLUMN_LIMIT", 3 * 9)
-    networks = fit_network(model, STRUCTURES, Calibration(images(8), 2), lambda _done, _total: None)
-    for site, structure in STRUCTURES.items():
-        weight = conv_at(model, site).weight.detach().numpy()
-        same = np.array_equal(networks[site].to_dense(), gkpd(weight, structure).to_dense())
-        assert same == (weight[0].size > 3 * 9), site

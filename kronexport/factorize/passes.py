@@ -1,0 +1,108 @@
+"""Forward passes that pause at every site, so that a whole network is walked once however many sites it has.
+
+A pass runs as a coroutine (greenlet): at a site it hands over what the conv gets or gives, and rests with its
+activations until the walker asks for the next site. Meanwhile the weight of the site may change; a pass that rests
+before the conv goes on with the new one.
+"""
+
+import copy
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from greenlet import getcurrent, greenlet
+from torch import Tensor, nn
+
+from kronexport.errors import UserInputError
+from kronexport.survey.sites import conv_at
+
+_Tell = Callable[[Tensor], None]
+_Watch = Callable[[nn.Conv2d, _Tell], None]
+
+
+class Pass:
+    """One forward pass over one batch of images; it starts when the first site is asked for."""
+
+    def __init__(self, model: nn.Module, images: Tensor, sites: Collection[str], watch: _Watch) -> None:
+        self._model = _twin(model)
+        self._images = images
+        for site in sites:
+            watch(conv_at(self._model, site), _teller(site))
+        self._run = greenlet(self._forward)
+
+    def reach(self, site: str) -> Tensor:
+        """Go on to the next site, which must be ``site``; what its conv gets or gives.
+
+        Raises:
+            UserInputError: the pass comes to another site or to its end.
+        """
+        found = self._run.switch()
+        if found is None or found[0] != site:
+            raise UserInputError(
+                f"{site}: is not executed in the same order for every calibration image; leave it out with "
+                f"--exclude {site}"
+            )
+        value: Tensor = found[1]
+        return value
+
+    def end(self) -> None:
+        """Unwind the pass where it rests, and let go of its activations."""
+        self._run.throw()
+
+    def _forward(self) -> None:
+        with torch.no_grad():
+            self._model(self._images)
+
+
+@contextmanager
+def passes(
+    model: nn.Module, batches: Collection[Tensor], sites: Collection[str], watch: _Watch
+) -> Iterator[list[Pass]]:
+    """One pass a batch, all at their beginning; unwound at the end.
+
+    Args:
+        model: in eval mode; its weights may be changed in place while the passes rest.
+        batches: images [N, C, H, W] each.
+        sites: names of convs, at each of which a pass pauses.
+        watch: ``at_input`` or ``at_output``.
+    """
+    begun = [Pass(model, images, sites, watch) for images in batches]
+    try:
+        yield begun
+    finally:
+        for one in begun:
+            one.end()
+
+
+def at_input(conv: nn.Conv2d, tell: _Tell) -> None:
+    """Pause before the conv and hand over its input."""
+
+    def before(_conv: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        tell(args[0] if args else kwargs["input"])
+
+    conv.register_forward_pre_hook(before, with_kwargs=True)
+
+
+def at_output(conv: nn.Conv2d, tell: _Tell) -> None:
+    """Pause after the conv and hand over its output without bias."""
+
+    def after(_conv: nn.Module, _args: tuple[Any, ...], output: Tensor) -> None:
+        tell(output if conv.bias is None else output - conv.bias[:, None, None])
+
+    conv.register_forward_hook(after)
+
+
+def _teller(site: str) -> _Tell:
+    def tell(value: Tensor) -> None:
+        walker = getcurrent().parent
+        assert walker is not None  # noqa: S101  # for the type checker: a pass runs in no other way
+        walker.switch((site, value))
+
+    return tell
+
+
+def _twin(model: nn.Module) -> nn.Module:
+    """A copy that shares the tensors: what a forward leaves in the module is its own, the weights are everyone's."""
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, shared)
