@@ -12,7 +12,7 @@ from torch import nn
 
 from kronexport.export.module import KroneckerConv2d
 from kronexport.factorize.calibrate import Calibration, fit_network
-from kronexport.factorize.gkpd import gkpd
+from kronexport.factorize.decompose import decompose
 from kronexport.factorize.network import relative_error
 from kronexport.files import write_bytes_aside
 from kronexport.records import Plan
@@ -32,7 +32,7 @@ def factorized(
     Args:
         model: in eval mode.
         plan: sites in order of execution.
-        calibration: what the factors are fitted to; None: the weights alone, by GKPD.
+        calibration: what the factors are fitted to; None: the weights alone.
         progress: told (done, total) sites as they are fitted.
 
     Raises:
@@ -41,7 +41,7 @@ def factorized(
     structures = {choice.site: choice.structure for choice in plan.sites if choice.structure is not None}
     if calibration is None:
         weights = site_weights(model, tuple(structures))
-        networks = {site: gkpd(weights[site], structure) for site, structure in structures.items()}
+        networks = {site: decompose(weights[site], structure) for site, structure in structures.items()}
     else:
         networks = fit_network(model, structures, calibration, progress)
     replaced = copy.deepcopy(model)

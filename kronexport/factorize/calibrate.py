@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from kronexport.factorize.decompose import decompose
 from kronexport.factorize.fitting import fit
 from kronexport.factorize.following import row_weights
-from kronexport.factorize.gkpd import gkpd
 from kronexport.factorize.moments import Moments, add_batch
 from kronexport.factorize.network import KroneckerNetwork
 from kronexport.factorize.passes import Pass, at_input, at_output, passes
@@ -80,9 +80,8 @@ def fit_network(
             conv = conv_at(compressed, site)
             weight = conv.weight.detach().numpy().copy()
             seen, held = _site_moments(site, conv, dense, given)
-            networks[site] = fit(gkpd(weight, structure), weight, seen, held, rows[site])
-            with torch.no_grad():
-                conv.weight.copy_(torch.from_numpy(networks[site].to_dense()))
+            networks[site] = fit(decompose(weight, structure), weight, seen, held, rows[site])
+            conv.weight.copy_(torch.from_numpy(networks[site].to_dense()))
     return networks
 
 

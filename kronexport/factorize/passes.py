@@ -51,8 +51,7 @@ class Pass:
         self._run.throw()
 
     def _forward(self) -> None:
-        with torch.no_grad():
-            self._model(self._images)
+        self._model(self._images)
 
 
 @contextmanager
@@ -68,11 +67,12 @@ def passes(
         watch: ``at_input`` or ``at_output``.
     """
     begun = [Pass(model, images, sites, watch) for images in batches]
-    try:
-        yield begun
-    finally:
-        for one in begun:
-            one.end()
+    with torch.no_grad():  # around all of them: torch keeps the mode a thread, not a coroutine
+        try:
+            yield begun
+        finally:
+            for one in begun:
+                one.end()
 
 
 def at_input(conv: nn.Conv2d, tell: _Tell) -> None:

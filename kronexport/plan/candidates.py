@@ -35,6 +35,11 @@ class Candidate:
     seconds: float
     pays: bool
 
+    @property
+    def cubed_error(self) -> float:
+        """(||W - W^|| / ||W||)^3, which the choice sums over sites (docs/decisions/0004)."""
+        return math.pow(self.squared_error, 1.5)
+
 
 def all_candidates(
     sites: Sequence[Site], scan: ErrorScan, profile: TargetProfile, progress: ProgressCallback

@@ -1,6 +1,6 @@
 """The choice of one candidate a site: a multiple-choice knapsack, solved exactly by HiGHS.
 
-minimize   sum of squared relative weight errors
+minimize   sum of cubed relative weight errors (docs/decisions/0004)
 subject to sums of params, MACs, stored weights and estimated seconds within what the goals allow, one candidate a site
 """
 
@@ -60,7 +60,7 @@ def make_plan(
             return _plan(survey, profile, solve(options, limits))
     # time is an estimate, which only steers: whether a goal on latency is met, measurement says
     firm = {name: limit for name, limit in limits.items() if name != "seconds"}
-    least: Literal["seconds", "squared_error"] = "seconds" if "seconds" in limits else "squared_error"
+    least: Literal["seconds", "cubed_error"] = "seconds" if "seconds" in limits else "cubed_error"
     return _plan(survey, profile, solve(candidates, firm, minimize=least))
 
 
@@ -121,7 +121,7 @@ def _sum_of_least(candidates: Sequence[Sequence[Candidate]], name: str) -> float
 def solve(
     candidates: Sequence[Sequence[Candidate]],
     limits: Mapping[str, float],
-    minimize: Literal["squared_error", "seconds"] = "squared_error",
+    minimize: Literal["cubed_error", "seconds"] = "cubed_error",
 ) -> list[Candidate]:
     """One candidate a site, of the least total of ``minimize``, with every sum within ``limits`` (fields of Candidate).
 

@@ -45,7 +45,6 @@ def batches() -> list[Tensor]:
 def test_inputs_and_outputs_are_those_of_a_plain_forward(model: Remembering, batches: list[Tensor]) -> None:
     """Each pass keeps its own state though all rest at the same site; the bias is taken off."""
     with (
-        torch.no_grad(),
         passes(model, batches, SITES, at_input) as given,
         passes(model, batches, SITES, at_output) as out,
     ):
@@ -62,7 +61,7 @@ def test_inputs_and_outputs_are_those_of_a_plain_forward(model: Remembering, bat
 def test_a_weight_changed_at_a_site_is_the_one_that_the_pass_goes_on_with(
     model: Remembering, batches: list[Tensor]
 ) -> None:
-    with torch.no_grad(), passes(model, batches, SITES, at_input) as given:
+    with passes(model, batches, SITES, at_input) as given:
         for one in given:
             one.reach("first")
         model.first.weight.mul_(2)
@@ -76,6 +75,12 @@ def test_the_model_itself_gets_no_hooks_and_no_state(model: Remembering, batches
         given[0].reach("second")
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
     assert not hasattr(model, "kept")
+
+
+def test_gradients_are_off_until_the_end(model: Remembering, batches: list[Tensor]) -> None:
+    with passes(model, batches, SITES, at_input) as given:
+        assert not any(one.reach("first").requires_grad for one in given)
+    assert torch.is_grad_enabled()
 
 
 def test_images_that_take_different_ways_are_refused() -> None:

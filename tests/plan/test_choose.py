@@ -141,11 +141,11 @@ def test_the_choice_is_the_best_there_is() -> None:
         for picks in itertools.product(*table)
         if sum(c.params for c in picks) <= limits["params"] and sum(c.macs for c in picks) <= limits["macs"]
     ]
-    best = min(sum(c.squared_error for c in picks) for picks in feasible)
+    best = min(sum(c.cubed_error for c in picks) for picks in feasible)
     chosen = solve(table, limits)
     assert sum(c.params for c in chosen) <= limits["params"]
     assert sum(c.macs for c in chosen) <= limits["macs"]
-    assert sum(c.squared_error for c in chosen) == pytest.approx(best)
+    assert sum(c.cubed_error for c in chosen) == pytest.approx(best)
 
 
 def test_goals_that_exclude_each_other_are_refused() -> None:
