@@ -17,7 +17,7 @@ from kronexport.config import BuildConfig
 from kronexport.export.onnx_export import export_onnx, save_model
 from kronexport.export.operator import attach_functions
 from kronexport.export.replace import factorized, save_factors, site_weights, weight_errors
-from kronexport.factorize.calibrate import Calibration
+from kronexport.factorize.calibrate import Calibration, image_limit
 from kronexport.factorize.scan import ErrorScan
 from kronexport.files import write_text_aside
 from kronexport.lower.lowering import lower
@@ -226,7 +226,9 @@ def fitting_notes(project: Project, network: Network) -> tuple[str, ...]:
 
 def calibration(project: Project) -> Calibration | None:
     """The images that factors are fitted to, in batches of the input's size."""
-    return None if project.calibration is None else Calibration(project.calibration, project.input.shape[0])
+    if project.calibration is None:
+        return None
+    return Calibration(project.calibration, project.input.shape[0], image_limit(project.survey.sites))
 
 
 def rebuild_command(job: Job) -> str:

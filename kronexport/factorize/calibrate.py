@@ -6,7 +6,8 @@ is one, lets it through: gamma^2 / (var + eps).
 """
 
 import copy
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +23,14 @@ from kronexport.factorize.following import row_weights
 from kronexport.factorize.moments import Moments, add_batch
 from kronexport.factorize.network import KroneckerNetwork
 from kronexport.factorize.passes import Pass, at_input, at_output, passes
-from kronexport.records import Structure
+from kronexport.records import Site, Structure
 from kronexport.survey.imports import USER_EXCEPTIONS
 from kronexport.survey.sites import conv_at, conv_geometry
 
 IMAGE_LIMIT = 512
 """Most calibration images used: second moments settle earlier."""
+ACTIVATION_LIMIT = 2**28
+"""Most values (1 GiB) that one site gets and gives for all images; both networks rest there, shortcuts beside it."""
 _BATCH = 64
 _BATCH_TOLERANCE = 1e-3
 """Relative distance of outputs computed in batches of two sizes; rounding is far below, another computation above."""
@@ -37,17 +40,27 @@ _BATCH_TOLERANCE = 1e-3
 class Calibration:
     """Images [n, C, H, W], float32, and a batch size that the model takes for certain.
 
-    Of more than ``IMAGE_LIMIT`` images the first are used; too few for one batch are repeated.
+    Of more than ``limit`` images the first are used; too few for one batch are repeated.
     """
 
     images: NDArray[np.float32]
     batch: int
+    limit: int = IMAGE_LIMIT
 
     @property
     def used(self) -> int:
         """How many different images a fit looks at."""
-        count = min(len(self.images), IMAGE_LIMIT)
+        count = min(len(self.images), self.limit)
         return max(count // self.batch * self.batch, min(count, self.batch))
+
+
+def image_limit(sites: Sequence[Site]) -> int:
+    """Images that a fit can hold at its widest site, at least one and at most ``IMAGE_LIMIT``."""
+    widest = max(
+        site.in_channels * math.prod(site.input_size) + site.out_channels * math.prod(site.output_size)
+        for site in sites
+    )
+    return max(1, min(IMAGE_LIMIT, ACTIVATION_LIMIT // widest))
 
 
 def fit_network(
@@ -88,7 +101,7 @@ def fit_network(
 def _batches(model: nn.Module, calibration: Calibration) -> list[Tensor]:
     """The images in large batches if the model computes each image by itself, else in the size that it takes."""
     images, batch = calibration.images, calibration.batch
-    count = max(1, min(len(images), IMAGE_LIMIT) // batch) * batch
+    count = max(1, min(len(images), calibration.limit) // batch) * batch
     used = torch.from_numpy(np.resize(images, (count, *images.shape[1:])))
     # two batches at least: one to fit to, one to judge by
     large = max(batch, min(_BATCH, count // 2) // batch * batch)

@@ -1,6 +1,7 @@
 """The walk through a network: in order, with error feedback, whatever batch the model takes."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,12 @@ from torch import Tensor, nn
 
 from kronexport.errors import UserInputError
 from kronexport.factorize import calibrate
-from kronexport.factorize.calibrate import Calibration, fit_network
+from kronexport.factorize.calibrate import Calibration, fit_network, image_limit
 from kronexport.factorize.following import row_weights
 from kronexport.factorize.gkpd import gkpd, gkpd_structure
 from kronexport.factorize.network import KroneckerNetwork
 from kronexport.factorize.passes import passes
-from kronexport.records import Structure
+from kronexport.records import ConvGeometry, Site, Structure
 
 STRUCTURES = {
     "0": gkpd_structure((2, 3, 3, 1), (4, 1, 1, 3), 2),
@@ -149,10 +150,22 @@ def test_images_fewer_than_one_batch_are_repeated(model: nn.Sequential) -> None:
     assert fitted(FixedBatch(model).eval(), structure, count=1, batch=2)["model.0"].structure == STRUCTURES["0"]
 
 
-def test_no_more_than_the_limit_is_used(model: nn.Sequential, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibrate, "IMAGE_LIMIT", 10)
-    first, again = (fitted(model, {"0": STRUCTURES["0"]}, count=count) for count in (10, 40))
+def test_no_more_than_the_limit_is_used(model: nn.Sequential) -> None:
+    structures = {"0": STRUCTURES["0"]}
+    first, again = (
+        fit_network(model, structures, Calibration(images(count), 1, limit=10), lambda _done, _total: None)
+        for count in (10, 40)
+    )
     np.testing.assert_array_equal(first["0"].to_dense(), again["0"].to_dense())
+
+
+@pytest.mark.parametrize(("size", "limit"), [(8, 512), (256, 51), (10_000, 1)])
+def test_large_activations_take_fewer_images(size: int, limit: int) -> None:
+    """The widest site decides, by what it gets and gives."""
+    site = Site(
+        "0", 1, 16, 64, ConvGeometry((1, 1)), (size, size), (size, size), has_bias=True, params=1, macs=1, share=1.0
+    )
+    assert image_limit([replace(site, in_channels=1, out_channels=1), site]) == limit
 
 
 @pytest.mark.parametrize(("count", "batch", "used"), [(600, 1, 512), (7, 2, 6), (3, 8, 3), (10, 10, 10)])
