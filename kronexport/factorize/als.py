@@ -8,9 +8,10 @@ columns of the others), factor k holds X[f, d, r] with W^[(f g), (d m)] = sum ov
     sum over d' r' of  N_f[(d r), (d' r')] X[f, d', r'] = sum over g m of  w_fg T[r, g, m] G[(f g), (d m)]
     N_f = sum over g m m' of  w_fg T[r, g, m] S[(d m), (d' m')] T[r', g, m']
 
-All N_f are multiples of one matrix when w_fg = u_f v_g. That matrix, factorized once a step, solves then; for other
-weights it preconditions conjugate gradients on the product W^ -> W^ S, which share it over all f. Where D_-k = 1 it is
-the Kronecker product of two small matrices, and of a large one such a product is taken as an approximation.
+All N_f are multiples of one matrix when w_fg = u_f v_g and S is the same for all filters, as it is but in grouped
+convs. That matrix, factorized once a step, solves then; for other weights it preconditions conjugate gradients on the
+product W^ -> W^ S, which share it over all f. Where D_-k = 1 it is the Kronecker product of two small matrices, and of
+a large one such a product is taken as an approximation.
 Either way a step starts from the present factor and never raises E (Kolda and Bader, SIAM Review 2009, section 3.4, for
 alternating least squares; Golub and Van Loan, section 11.5, for preconditioning).
 """
@@ -19,6 +20,7 @@ import math
 import string
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -33,8 +35,8 @@ TOLERANCE = 1e-3
 _CG_STEPS = 10
 _CG_TOLERANCE = 1e-6
 """Of the squared residual, in the preconditioner's norm."""
-_DIRECT_LIMIT = 1600
-"""Unknowns of one N_f above which it is too large to be factorized at every step."""
+_DIRECT_LIMIT = 6000
+"""Unknowns of one N_f above which it is never written out: 144 MB."""
 
 _ROUNDING = 100
 """Units in the last place of the outputs' energy below which an error is none."""
@@ -44,7 +46,7 @@ _Linear = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OutputError:
-    """E of the module's docstring: ``gram`` = S [D, D], ``cross`` = G [F, D], ``energy`` = e [F], ``rows`` = w [F].
+    """E of the module's docstring: ``gram`` = S [groups, D, D], ``cross`` = G [F, D], ``energy`` = e, ``rows`` = w [F].
 
     S should be definite, as a ridge makes it (``fitting.py``): a singular one leaves factors undetermined.
     """
@@ -56,8 +58,9 @@ class OutputError:
 
     def __call__(self, weight: Tensor) -> float:
         """E of a weight [F, D]."""
-        each = (weight * (weight @ self.gram - 2 * self.cross)).sum(dim=1) + self.energy
-        return float(self.rows @ each)
+        groups, size, _ = self.gram.shape
+        seen = (weight.reshape(groups, -1, size) @ self.gram).reshape(weight.shape)
+        return float(self.rows @ ((weight * (seen - 2 * self.cross)).sum(dim=1) + self.energy))
 
 
 def dense_rows(network: KroneckerNetwork, dtype: torch.dtype) -> Tensor:
@@ -79,26 +82,26 @@ def alternate(start: KroneckerNetwork, error: OutputError, tolerance: float = TO
         A network of the same structure and dtype, its factors of equal norm.
     """
     dtype = error.gram.dtype
-    best, least = start, error(dense_rows(start, dtype))
-    factors = [torch.from_numpy(factor).to(dtype) for factor in start.factors]
+    first = least = error(dense_rows(start, dtype))
+    factors = best = [torch.from_numpy(factor).to(dtype) for factor in start.factors]
     frames = [_Frame(start.structure, k, error) for k in range(len(factors))]
     rounding = _ROUNDING * torch.finfo(dtype).eps * float(error.rows @ error.energy)
     for _ in range(MAX_SWEEPS):
         if least <= rounding:
             break
+        reached = least
         for frame in frames:
-            factors[frame.k] = frame.solve(factors)
+            factors[frame.k], reached = frame.solve(factors)
         factors = _balanced(factors)
-        network = KroneckerNetwork(
-            start.structure, tuple(f.numpy().astype(old.dtype) for f, old in zip(factors, start.factors, strict=True))
-        )
-        reached = error(dense_rows(network, dtype))
         if not reached < least:
             break
-        gain, best, least = least - reached, network, reached
+        gain, best, least = least - reached, list(factors), reached
         if gain <= tolerance * least:
             break
-    return best
+    values = (factor.numpy().astype(old.dtype) for factor, old in zip(best, start.factors, strict=True))
+    network = KroneckerNetwork(start.structure, tuple(values))
+    # what the sweeps say of the error is good to rounding only
+    return network if error(dense_rows(network, dtype)) < first else start
 
 
 def _balanced(factors: list[Tensor]) -> list[Tensor]:
@@ -122,54 +125,79 @@ class _Frame:
         self._f, self._d = mine.f, mine.c * mine.h * mine.w
         self._g, self._m = len(filters) // self._f, len(columns) // self._d
         self._r = math.prod(structure.factor_shape(k)[:-4])
-        self._gram = error.gram[columns][:, columns]
+        grams = [gram[columns][:, columns] for gram in error.gram]
+        group = filters // (len(filters) // len(grams))
+        self._groups = [(torch.nonzero(group == index).flatten(), gram) for index, gram in enumerate(grams)]
+        self._gram = grams[0] if len(grams) == 1 else torch.stack(grams).mean(dim=0)
         self._rows = error.rows[filters]
         self._wanted = self._rows[:, None] * error.cross[filters][:, columns]
+        self._energy = float(error.rows @ error.energy)
         weights = self._rows.reshape(self._f, self._g)
         # w_fg = u_f v_g where the weights are such a product; else its best guess by the sums
         self._u = weights.sum(dim=1).clamp_min(float(weights.sum()) * torch.finfo(weights.dtype).eps)
         self._v = weights.sum(dim=0) / weights.sum()
+        product = self._u[:, None] * self._v
+        apart = float((product - weights).abs().max())
+        self._shared = len(grams) == 1 and apart <= _ROUNDING * torch.finfo(weights.dtype).eps * float(product.max())
 
-    def solve(self, factors: list[Tensor]) -> Tensor:
-        """Factor ``k`` that minimizes E with the others as they are, in its own shape."""
+    def solve(self, factors: list[Tensor]) -> tuple[Tensor, float]:
+        """Factor ``k`` that minimizes E with the others as they are, in its own shape, and E with it."""
         others = [factor for index, factor in enumerate(factors) if index != self.k]
         ones = [torch.ones(size, dtype=self._gram.dtype) for size in self._free]
         contracted = torch.einsum(self._equation, *others, *ones).reshape(self._r, self._g, self._m)
-        precondition = self._preconditioner(contracted)
+        flat = contracted.reshape(self._r, -1)
         present = factors[self.k].reshape(self._r, self._f, self._d).permute(1, 2, 0)
-        if precondition is not None:
-            flat = contracted.reshape(self._r, -1)
-            wanted = self._adjoint(self._wanted, flat)
-            present = _conjugate_gradients(present, wanted, lambda x: self._normal(x, flat), precondition)
-        return present.permute(2, 0, 1).reshape(self._shape)
+        weighted = contracted * self._v.sqrt()[None, :, None]
+        if not weighted.any() or not self._gram.diagonal().any():
+            return factors[self.k], self._energy
+        normal, precondition = self._operators(weighted)
+        if not self._shared or normal is None:
+            normal = partial(self._normal, flat=flat)
+        wanted = self._adjoint(self._wanted, flat)
+        solved, residual = _conjugate_gradients(present, wanted, normal, precondition)
+        reached = self._energy - float(torch.sum(solved * (wanted + residual)))
+        return solved.permute(2, 0, 1).reshape(self._shape), reached
 
     def _normal(self, x: Tensor, flat: Tensor) -> Tensor:
         """[f, d, r] -> N x, by way of the weight that x stands for."""
         weight = (x.reshape(-1, self._r) @ flat).reshape(self._f, self._d, self._g, self._m)
         rows = weight.transpose(1, 2).reshape(self._f * self._g, -1)
-        return self._adjoint(self._rows[:, None] * (rows @ self._gram), flat)
+        seen = torch.empty_like(rows)
+        for group, gram in self._groups:
+            seen[group] = rows[group] @ gram
+        return self._adjoint(self._rows[:, None] * seen, flat)
 
     def _adjoint(self, rows: Tensor, flat: Tensor) -> Tensor:
         """[(f g), (d m)] -> [f, d, r]."""
         split = rows.reshape(self._f, self._g, self._d, self._m).transpose(1, 2)
         return (split.reshape(self._f * self._d, -1) @ flat.T).reshape(self._f, self._d, self._r)
 
-    def _preconditioner(self, contracted: Tensor) -> _Linear | None:
-        """Solves with u_f N, N made by v; None where the others are zero and factor k makes no difference."""
-        weighted = contracted * self._v.sqrt()[None, :, None]
-        if not weighted.any() or not self._gram.any():
-            return None
-        if self._m > 1 and self._d * self._r <= _DIRECT_LIMIT:
-            whole = _cholesky(self._normal_matrix(weighted))
-            return lambda x: torch.cholesky_solve(x.reshape(self._f, -1).T, whole).T.reshape(x.shape) / self._scale
+    def _operators(self, weighted: Tensor) -> tuple[_Linear | None, _Linear]:
+        """u_f N x, N made by v, and what solves with it; None: the second only solves with something near it."""
+        scale = self._u[:, None, None]
+        if self._m > 1 and self._writes_out():
+            whole = self._normal_matrix(weighted)
+            lower = _cholesky(whole)
+            return (
+                lambda x: scale * (x.reshape(self._f, -1) @ whole).reshape(x.shape),
+                lambda x: torch.cholesky_solve(x.reshape(self._f, -1).T, lower).T.reshape(x.shape) / scale,
+            )
         ranks = weighted.reshape(self._r, -1)
         blocks = self._gram.reshape(self._d, self._m, self._d, self._m).diagonal(dim1=1, dim2=3)
-        left, right = _cholesky(blocks.mean(dim=2)), _cholesky(ranks @ ranks.T)
-        return lambda x: self._kronecker_solve(x, left, right) / self._scale
+        left, right = blocks.mean(dim=2), ranks @ ranks.T
+        lowers = _cholesky(left), _cholesky(right)
+        return (
+            (lambda x: scale * (left @ x @ right)) if self._m == 1 else None,
+            lambda x: self._kronecker_solve(x, *lowers) / scale,
+        )
 
-    @property
-    def _scale(self) -> Tensor:
-        return self._u[:, None, None]
+    def _writes_out(self) -> bool:
+        """Whether N as a matrix is cheaper than products by way of the weight, by their multiplications."""
+        f, g, d, m, r = self._f, self._g, self._d, self._m, self._r
+        unknowns, filters, columns = d * r, f * g, d * m
+        written = min(self._pairs_cost, self._filters_cost) + unknowns**3 / 3 + 5 * unknowns**2 * f
+        by_weight = _CG_STEPS * filters * columns * (columns + 2 * r)
+        return unknowns <= _DIRECT_LIMIT and written < by_weight
 
     def _kronecker_solve(self, x: Tensor, left: Tensor, right: Tensor) -> Tensor:
         """(left left^T)^-1 x (right right^T)^-1 for each f."""
@@ -178,11 +206,23 @@ class _Frame:
         solved = torch.cholesky_solve(rows.T, right).T
         return solved.reshape(self._d, self._f, self._r).transpose(0, 1)
 
+    @property
+    def _pairs_cost(self) -> int:
+        """Multiplications to sum N over pairs of (r, m) first."""
+        r, g, m, d = self._r, self._g, self._m, self._d
+        return (r * m) ** 2 * (g + d * d)
+
+    @property
+    def _filters_cost(self) -> int:
+        """Multiplications to sum N filter by filter."""
+        r, g, m, d = self._r, self._g, self._m, self._d
+        return g * (d * m) * (d * r) * (m + r)
+
     def _normal_matrix(self, weighted: Tensor) -> Tensor:
         """N [(d r), (d' r')] = sum over g of T_g S T_g^T, in the cheaper of two orders of summation."""
         r, g, m, d = self._r, self._g, self._m, self._d
         gram = self._gram.reshape(d, m, d, m)
-        if r * m <= g * (m + r):
+        if self._pairs_cost <= self._filters_cost:
             sides = weighted.transpose(1, 2).reshape(r * m, g)
             pairs = (sides @ sides.T).reshape(r, m, r, m).transpose(1, 2).reshape(r * r, m * m)
             normal = (pairs @ gram.permute(1, 3, 0, 2).reshape(m * m, d * d)).reshape(r, r, d, d)
@@ -227,8 +267,8 @@ def _cholesky(matrix: Tensor) -> Tensor:
     return factor
 
 
-def _conjugate_gradients(x: Tensor, wanted: Tensor, normal: _Linear, precondition: _Linear) -> Tensor:
-    """Improve x towards N x = wanted; one step where the preconditioner is N.
+def _conjugate_gradients(x: Tensor, wanted: Tensor, normal: _Linear, precondition: _Linear) -> tuple[Tensor, Tensor]:
+    """Improve x towards N x = wanted, and what then is left of wanted - N x; one step where the preconditioner is N^-1.
 
     Ends where what is left to gain is rounding, which a singular N would otherwise blow up.
     """
@@ -249,4 +289,4 @@ def _conjugate_gradients(x: Tensor, wanted: Tensor, normal: _Linear, preconditio
         solved = precondition(residual)
         before, size = size, float(torch.sum(residual * solved))
         direction = solved + size / before * direction
-    return x
+    return x, residual

@@ -129,7 +129,7 @@ def _first_tensor(output: Any) -> Tensor:
 def _site_moments(site: str, conv: nn.Conv2d, dense: list[Pass], compressed: list[Pass]) -> tuple[Moments, Moments]:
     """Moments of the even batches, and of the odd ones."""
     geometry = conv_geometry(conv)
-    halves = [Moments.zero(len(conv.weight), conv.weight[0].numel()) for _ in range(2)]
+    halves = [Moments.zero(len(conv.weight), conv.weight[0].numel(), conv.groups) for _ in range(2)]
     for index, (wanted, given) in enumerate(zip(dense, compressed, strict=True)):
         halves[index % 2] = add_batch(halves[index % 2], given.reach(site), wanted.reach(site), geometry)
     return halves[0], halves[1]

@@ -38,7 +38,7 @@ def fit(start: KroneckerNetwork, weight: NDArray[Any], seen: Moments, held: Mome
     original = torch.from_numpy(weight.reshape(len(weight), -1)).to(seen.gram.dtype)
     rows = rows.to(seen.gram.dtype)
     both = seen + held
-    if not float(rows.max()) > 0 or not float(both.gram.diagonal().max()) > 0:
+    if not float(rows.max()) > 0 or not float(both.gram.diagonal(dim1=1, dim2=2).max()) > 0:
         return start
     judge = _output_error(held if held.count else seen, original, rows, 0.0)
     least, chosen, best, network = judge(dense_rows(start, original.dtype)), 0.0, start, start
@@ -55,9 +55,9 @@ def fit(start: KroneckerNetwork, weight: NDArray[Any], seen: Moments, held: Mome
 def _output_error(moments: Moments, weight: Tensor, rows: Tensor, ridge: float) -> OutputError:
     """Means instead of sums, and the ridge."""
     gram = moments.gram / moments.count
-    pull = ridge * gram.diagonal().mean()
+    pull = ridge * gram.diagonal(dim1=1, dim2=2).mean()
     return OutputError(
-        gram + pull * torch.eye(len(gram), dtype=gram.dtype),
+        gram + pull * torch.eye(gram.shape[1], dtype=gram.dtype),
         moments.cross / moments.count + pull * weight,
         moments.energy / moments.count + pull * weight.square().sum(dim=1),
         rows,

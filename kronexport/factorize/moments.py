@@ -3,10 +3,11 @@
 With x^ the patch that the conv sees at one output position, flattened in the order (c, i, j), D = C kh kw values, and
 y the output that is wanted there:
 
-    gram = sum x^ x^T  [D, D]        cross = sum y x^T  [F, D]        energy = sum y^2  [F]
+    gram = sum x^ x^T  [G, D, D]        cross = sum y x^T  [F, D]        energy = sum y^2  [F]
     sum of ||y - W^ x^||^2 over the patches = sum over f of (W^ gram W^T - 2 W^ cross^T)_ff + energy_f
 
 With y = W x from the original network, cross = W sum x x^T. Both sums grow batch by batch in bounded memory.
+A grouped conv has C / G channels a patch, and one gram for each of its G groups of channels; a plain conv has G = 1.
 """
 
 from collections.abc import Iterator
@@ -35,10 +36,10 @@ class Moments:
     count: int
 
     @classmethod
-    def zero(cls, filters: int, size: int) -> "Moments":
+    def zero(cls, filters: int, size: int, groups: int = 1) -> "Moments":
         """Nothing seen yet; ``size`` is D."""
         dtype = torch.float64 if size <= DOUBLE_LIMIT else torch.float32
-        gram, cross = torch.zeros(size, size, dtype=dtype), torch.zeros(filters, size, dtype=dtype)
+        gram, cross = torch.zeros(groups, size, size, dtype=dtype), torch.zeros(filters, size, dtype=dtype)
         return cls(gram, cross, torch.zeros(filters, dtype=dtype), 0)
 
     def __add__(self, other: "Moments") -> "Moments":
@@ -59,11 +60,13 @@ def add_batch(moments: Moments, inputs: Tensor, targets: Tensor, geometry: ConvG
     Raises:
         UserInputError: a value is NaN or infinite.
     """
+    groups, size, _ = moments.gram.shape
     for patches, wanted in _chunks(inputs, targets, geometry):
-        moments.gram.add_(patches @ patches.T)
-        moments.cross.add_(wanted @ patches.T)
+        split = patches.reshape(groups, size, -1)
+        moments.gram.add_(split @ split.mT)
+        moments.cross.add_((wanted.reshape(groups, -1, wanted.shape[1]) @ split.mT).reshape(moments.cross.shape))
         moments.energy.add_(wanted.square().sum(dim=1))
-    if not torch.isfinite(moments.gram.diagonal().sum() + moments.energy.sum()):
+    if not torch.isfinite(moments.gram.diagonal(dim1=1, dim2=2).sum() + moments.energy.sum()):
         raise UserInputError("calibration: activations are NaN or infinite; check the images and the weights")
     positions = targets.shape[0] * targets.shape[2] * targets.shape[3]
     return Moments(moments.gram, moments.cross, moments.energy, moments.count + positions)

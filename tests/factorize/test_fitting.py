@@ -22,7 +22,7 @@ EVEN = torch.ones(8, dtype=torch.float64)
 
 def halves(patches: Patches) -> tuple[Patches, Patches]:
     """The even and the odd columns."""
-    first, second = (Patches(patches.inputs[:, i::2], patches.targets[:, i::2]) for i in (0, 1))
+    first, second = (Patches(patches.inputs[..., i::2], patches.targets[:, i::2]) for i in (0, 1))
     return first, second
 
 
@@ -34,7 +34,7 @@ def moments_of(patches: Patches) -> tuple[Moments, Moments]:
 
 def error_on(patches: Patches, network: KroneckerNetwork) -> float:
     """Sum ||y - W^ x||^2, computed from the patches themselves."""
-    return float((patches.targets - dense_rows(network, torch.float64) @ patches.inputs).square().sum())
+    return float((patches.targets - dense_rows(network, torch.float64) @ patches.inputs[0]).square().sum())
 
 
 def test_the_fit_is_better_on_patches_that_it_never_saw() -> None:
@@ -85,7 +85,7 @@ def test_dead_channels_keep_the_weight() -> None:
     """The ridge decides what the images cannot: a dead channel's part stays near the original."""
     full = gkpd_structure((8, 1, 1, 1), (1, 6, 3, 3), 8)
     patches = patches_of(WEIGHT, 0, 1000)
-    patches.inputs[:9] = 0
+    patches.inputs[:, :9] = 0
     fitted = fit(gkpd(WEIGHT, full), WEIGHT, *moments_of(patches), EVEN)
     assert relative_error(WEIGHT[:, 0], fitted.to_dense()[:, 0]) <= 1e-3
 

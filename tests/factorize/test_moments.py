@@ -41,11 +41,25 @@ def test_moments_predict_the_output_error(layer: Layer) -> None:
     found = add_batch(Moments.zero(len(weight), weight[0].size), images.float(), wanted.float(), layer.geometry)
     rows = torch.from_numpy(weight.reshape(len(weight), -1))
     gram, cross, energy = found.gram.double(), found.cross.double(), found.energy.double()
-    predicted = (rows * (rows @ gram - 2 * cross)).sum(dim=1) + energy
+    predicted = (rows * (rows @ gram[0] - 2 * cross)).sum(dim=1) + energy
     direct = (wanted - given_).square().sum(dim=(0, 2, 3))
     scale = float(wanted.square().sum() + given_.square().sum())
     torch.testing.assert_close(predicted, direct, rtol=0, atol=1e-5 * scale + 1e-9)
     assert found.count == wanted[:, 0].numel()
+
+
+def test_each_group_of_a_grouped_conv_has_moments_of_its_own() -> None:
+    """The error of any weight is that of the grouped convolution itself."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(3, 6, 5, 5, generator=generator)
+    wanted = torch.randn(3, 8, 5, 5, generator=generator)
+    weight = torch.randn(8, 3, 3, 3, generator=generator)
+    found = add_batch(Moments.zero(8, 27, groups=2), images, wanted, GEOMETRY)
+    rows = weight.reshape(2, 4, 27).double()
+    seen = (rows @ found.gram).reshape(8, 27) - 2 * found.cross
+    predicted = (rows.reshape(8, 27) * seen).sum(dim=1) + found.energy
+    direct = (wanted - F.conv2d(images, weight, padding=1, groups=2)).double().square().sum(dim=(0, 2, 3))
+    torch.testing.assert_close(predicted, direct, rtol=1e-5, atol=0)
 
 
 def test_batches_of_any_size_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
