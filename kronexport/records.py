@@ -30,6 +30,7 @@ class ConvGeometry:
     stride: Pair = (1, 1)
     pads: Pads = (0, 0, 0, 0)
     dilation: Pair = (1, 1)
+    group: int = 1
 
     def output_size(self, input_size: Pair) -> Pair:
         """Output (height, width) for an input (height, width), as ONNX Conv defines it."""
@@ -45,7 +46,7 @@ class ConvGeometry:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """One convolution that can be factorized: W [out_channels, in_channels, *kernel] at one place of the network.
+    """One convolution that can be factorized: W of ``weight_shape`` at one place of the network.
 
     ``batch`` is the size of the first axis that the conv sees; ``macs`` are those of the dense conv at the surveyed
     input, the batch included; ``share`` is their part of the whole network's.
@@ -62,6 +63,11 @@ class Site:
     params: int
     macs: int
     share: float
+
+    @property
+    def weight_shape(self) -> tuple[int, int, int, int]:
+        """[F, C / group, kh, kw]."""
+        return self.out_channels, self.in_channels // self.geometry.group, *self.geometry.kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +134,7 @@ class Structure:
 
     @property
     def weight_shape(self) -> tuple[int, int, int, int]:
-        """[F, C, kh, kw] of the dense weight that it stands for."""
+        """[F, C, kh, kw] of the dense weight that it stands for; of a grouped conv's, C is the channels of a group."""
         f, c, h, w = (math.prod(sizes) for sizes in zip(*(factor.size for factor in self.factors), strict=True))
         return f, c, h, w
 

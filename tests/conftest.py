@@ -30,13 +30,13 @@ from .blocks import unit
 
 
 def net():
-    """Bias, BatchNorm, stride, padding="same" of an even kernel, a grouped conv, channels that are no powers of two."""
+    """Bias, BatchNorm, stride, padding="same" of an even kernel, groups, channels that are no powers of two."""
     print("a factory that talks")
     torch.manual_seed(0)
     return nn.Sequential(
         unit(3, 6, 3, padding=1),
         unit(6, 10, 4, padding="same", bias=False),
-        nn.Conv2d(10, 10, 3, groups=5, padding=1),
+        nn.Sequential(nn.Conv2d(10, 10, 3, groups=5, padding=1), nn.Conv2d(10, 10, 3, groups=10, padding=1)),
         unit(10, 15, 3, stride=2, padding=(1, 0)),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),

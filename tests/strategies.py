@@ -1,7 +1,7 @@
 """Hypothesis strategies for the algebra: structures of every method, geometries, and layers made of both."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from hypothesis import strategies as st
@@ -51,6 +51,12 @@ class Layer:
     batch: int
     input_size: Pair
 
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        """[N, C, H, W] with the channels of all groups."""
+        channels = self.network.structure.weight_shape[1] * self.geometry.group
+        return self.batch, channels, *self.input_size
+
 
 def factor_shapes(rank_axes: str, channels: int, kernel: int) -> st.SearchStrategy[FactorShape]:
     """One factor with at most ``channels`` filters and channels and a kernel of at most ``kernel``."""
@@ -76,16 +82,23 @@ def structures(draw: st.DrawFn, channels: int = 4, rank: int = 3) -> Structure:
 
 @st.composite
 def layers(draw: st.DrawFn) -> Layer:
-    """A layer with stride, unequal padding and dilation whose output is not empty."""
-    structure = draw(structures())
+    """A layer with stride, unequal padding, dilation and groups whose output is not empty."""
+    group = draw(st.sampled_from((1, 2, 4)))
+    structure = with_groups(draw(structures()), group)
     kernel = structure.weight_shape[2:]
     stride, dilation = draw(_pairs(3)), draw(_pairs(2))
     pads = draw(st.tuples(*[st.integers(0, 3)] * 4))
-    geometry = ConvGeometry(kernel, stride, pads, dilation)
+    geometry = ConvGeometry(kernel, stride, pads, dilation, group)
     least = [max(1, dilation[axis] * (kernel[axis] - 1) + 1 - pads[axis] - pads[axis + 2]) for axis in (0, 1)]
     size = draw(st.integers(0, 5)), draw(st.integers(0, 5))
     network = random_network(structure, draw(st.integers(0, 2**32 - 1)))
     return Layer(network, geometry, draw(st.integers(1, 2)), (least[0] + size[0], least[1] + size[1]))
+
+
+def with_groups(structure: Structure, group: int) -> Structure:
+    """``structure`` with ``group`` times the filters in its first factor: it suits a conv of that many groups."""
+    first, *others = structure.factors
+    return replace(structure, factors=(replace(first, f=group * first.f), *others))
 
 
 def random_network(structure: Structure, seed: int) -> KroneckerNetwork:

@@ -34,7 +34,7 @@ def without_conv():
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 12, 4))
 
 
-def only_grouped():
+def only_depthwise():
     return nn.Conv2d(3, 3, 3, groups=3)
 
 
@@ -87,7 +87,7 @@ def refused(ended: Ended, code: int, *words: str) -> None:
         ("models.py:raises", ("calling the factory", "KeyError", "models.py:12", "sizes")),
         ("models.py:takes_arguments", ("takes (width)", "give them defaults")),
         ("models.py:without_conv", ("no convolution to factorize", "expected at least one nn.Conv2d")),
-        ("models.py:only_grouped", ("no convolution left to factorize", "is depthwise")),
+        ("models.py:only_depthwise", ("no convolution left to factorize", "is depthwise")),
         ("models.py:diverged", ("0.weight has 1 NaN", "before the training diverged")),
         ("sample:resnet21", ("resnet21", "resnet20")),
     ],

@@ -114,9 +114,10 @@ def test_without_a_goal_half_the_macs_are_asked_for(report: Report, target: str)
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_the_grouped_conv_is_skipped_with_its_reason(report: Report, target: str) -> None:
-    assert [(entry.site, entry.reason) for entry in report.targets[target].skipped] == [("2", "is grouped (5 groups)")]
-    assert [layer.site for layer in report.targets[target].layers] == ["0.0", "1.0", "3.0"]
+def test_the_depthwise_conv_is_skipped_with_its_reason(report: Report, target: str) -> None:
+    """And the grouped one is a site like any other."""
+    assert [(entry.site, entry.reason) for entry in report.targets[target].skipped] == [("2.1", "is depthwise")]
+    assert [layer.site for layer in report.targets[target].layers] == ["0.0", "1.0", "2.0", "3.0"]
 
 
 @pytest.mark.parametrize("target", X86)
@@ -283,7 +284,7 @@ def test_a_dry_run_plans_and_writes_nothing(network: Path, tmp_path: Path, repor
     assert [(site["site"], site["lowering"]) for site in plan["targets"][BOARD]] == [
         (layer.site, layer.lowering) for layer in report.targets[BOARD].layers
     ]
-    assert plan["skipped"] == [{"site": "2", "reason": "is grouped (5 groups)"}]
+    assert plan["skipped"] == [{"site": "2.1", "reason": "is depthwise"}]
     assert "plan for jetson-orin-nano" in build(network, tmp_path / "out", "--target", "jetson", "--dry-run").out
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from kronexport.errors import UserInputError
 from kronexport.export.operator import DOMAIN, METHOD_KEY, OP_TYPE, SITE_KEY, VERSION, operator_attributes
 from kronexport.factorize.gkpd import gkpd
-from kronexport.factorize.network import KroneckerNetwork, einsum_equation
+from kronexport.factorize.network import KroneckerNetwork, check_group, einsum_equation
 from kronexport.records import ConvGeometry, Pair, Structure
 from kronexport.survey.sites import conv_geometry
 
@@ -21,9 +21,12 @@ class KroneckerConv2d(nn.Module):
 
     Args:
         network: structure and initial values of the factors, in the layer's dtype.
-        geometry: kernel (equal to the structure's), stride, pads in ONNX order, dilation.
+        geometry: kernel (equal to the structure's), stride, pads in ONNX order, dilation, group.
         bias: [F], or None for a layer without one.
         site: the module's dotted path, written to the ONNX node.
+
+    Raises:
+        UserInputError: the first factor's filters are no multiple of the groups.
     """
 
     bias: nn.Parameter | None
@@ -33,6 +36,7 @@ class KroneckerConv2d(nn.Module):
         self, network: KroneckerNetwork, geometry: ConvGeometry, bias: Tensor | None = None, site: str = ""
     ) -> None:
         super().__init__()
+        check_group(network.structure, geometry.group, site or "conv")
         self.structure = network.structure
         self.geometry = geometry
         self.site = site
@@ -46,13 +50,12 @@ class KroneckerConv2d(nn.Module):
         """Factorize a conv's weight by GKPD (truncated SVD); bias, dtype, device and requires_grad stay.
 
         Raises:
-            UserInputError: the conv is grouped or does not pad with zeros, the structure does not divide the
-                weight's shape, or its rank is too high.
+            UserInputError: the conv does not pad with zeros, the structure does not divide the weight's shape, its
+                rank is too high, or its first factor's filters are no multiple of the conv's groups.
         """
-        if conv.groups != 1 or conv.padding_mode != "zeros":
+        if conv.padding_mode != "zeros":
             raise UserInputError(
-                f"{site or 'conv'}: groups={conv.groups}, padding_mode={conv.padding_mode!r}; expected groups=1 and "
-                "zeros: leave this layer dense"
+                f"{site or 'conv'}: padding_mode={conv.padding_mode!r}; expected 'zeros': leave this layer dense"
             )
         network = gkpd(conv.weight.detach().cpu().numpy(), structure)
         module = cls(network, conv_geometry(conv), conv.bias, site).to(conv.weight.device)
@@ -61,7 +64,7 @@ class KroneckerConv2d(nn.Module):
 
     @property
     def in_channels(self) -> int:
-        return self.structure.weight_shape[1]
+        return self.structure.weight_shape[1] * self.geometry.group
 
     @property
     def out_channels(self) -> int:
@@ -80,6 +83,10 @@ class KroneckerConv2d(nn.Module):
         return self.geometry.dilation
 
     @property
+    def groups(self) -> int:
+        return self.geometry.group
+
+    @property
     def weight(self) -> Tensor:
         """``to_dense()``: what the layer would hold as an ``nn.Conv2d``."""
         return self.to_dense()
@@ -89,7 +96,7 @@ class KroneckerConv2d(nn.Module):
         return KroneckerNetwork(self.structure, tuple(factor.detach().cpu().numpy() for factor in self.factors))
 
     def to_dense(self) -> Tensor:
-        """The weight [F, C, kh, kw], differentiable in the factors."""
+        """The weight [F, C / groups, kh, kw], differentiable in the factors."""
         product: Tensor = torch.einsum(einsum_equation(self.structure), *self.factors)
         return product.reshape(self.structure.weight_shape)
 
@@ -102,7 +109,7 @@ class KroneckerConv2d(nn.Module):
         else:
             x, padding = F.pad(x, (left, right, top, bottom)), (0, 0)
         geometry = self.geometry
-        return F.conv2d(x, self.to_dense(), self.bias, geometry.stride, padding, geometry.dilation)
+        return F.conv2d(x, self.to_dense(), self.bias, geometry.stride, padding, geometry.dilation, geometry.group)
 
     def _operator(self, x: Tensor) -> Tensor:
         height, width = self.geometry.output_size((int(x.shape[2]), int(x.shape[3])))

@@ -38,11 +38,7 @@ def operator_attributes(structure: Structure, geometry: ConvGeometry) -> dict[st
     return {
         "ranks": list(structure.ranks),
         "rank_axes": [factor.rank_axes for factor in structure.factors],
-        "kernel_shape": list(geometry.kernel),
-        "strides": list(geometry.stride),
-        "pads": list(geometry.pads),
-        "dilations": list(geometry.dilation),
-        "group": 1,
+        **conv_attributes(geometry),
     }
 
 
@@ -62,7 +58,11 @@ def read_node(node: ir.Node) -> OperatorNode:
     top, left, bottom, right = attributes["pads"].as_ints()
     dilation_h, dilation_w = attributes["dilations"].as_ints()
     geometry = ConvGeometry(
-        (kernel_h, kernel_w), (stride_h, stride_w), (top, left, bottom, right), (dilation_h, dilation_w)
+        (kernel_h, kernel_w),
+        (stride_h, stride_w),
+        (top, left, bottom, right),
+        (dilation_h, dilation_w),
+        attributes["group"].as_int(),
     )
     return OperatorNode(node.metadata_props[SITE_KEY], structure, geometry)
 
@@ -70,7 +70,7 @@ def read_node(node: ir.Node) -> OperatorNode:
 def attach_functions(model: ir.Model) -> None:
     """Give each KroneckerConv node its meaning as a local function, so that ONNX Runtime runs the un-lowered model.
 
-    The body is the definition: Einsum of the factors, Reshape to [F, C, kh, kw], Conv. Nodes of equal structure
+    The body is the definition: Einsum of the factors, Reshape to [F, C / group, kh, kw], Conv. Nodes of equal structure
     and geometry share one function; functions are told apart by ``overload`` (IR 10), which the un-lowered
     file therefore has. Compilers are never given this file.
     """
@@ -96,19 +96,19 @@ def _definition(structure: Structure, geometry: ConvGeometry, overload: str, ops
     modes = tape.op("Einsum", inputs[2:], {"equation": einsum_equation(structure)})
     shape = tape.op("Constant", [], {"value_ints": list(structure.weight_shape)})
     weight = tape.op("Reshape", [modes, shape])
-    output = tape.op("Conv", [inputs[0], weight, inputs[1]], conv_attributes(geometry, group=1))
+    output = tape.op("Conv", [inputs[0], weight, inputs[1]], conv_attributes(geometry))
     graph = ir.Graph(inputs, [output], nodes=tape.nodes, opset_imports={"": opset})
     NameFixPass()(ir.Model(graph, ir_version=10))
     attributes = [ir.Attr(name, ir.AttributeType.UNDEFINED, None) for name in operator_attributes(structure, geometry)]
     return ir.Function(DOMAIN, OP_TYPE, overload, graph=graph, attributes=attributes)
 
 
-def conv_attributes(geometry: ConvGeometry, group: int) -> dict[str, Any]:
+def conv_attributes(geometry: ConvGeometry) -> dict[str, Any]:
     """Attributes of a standard Conv."""
     return {
         "kernel_shape": list(geometry.kernel),
         "strides": list(geometry.stride),
         "pads": list(geometry.pads),
         "dilations": list(geometry.dilation),
-        "group": group,
+        "group": geometry.group,
     }

@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +13,14 @@ from torch import nn
 from kronexport.export.module import KroneckerConv2d
 from kronexport.factorize.calibrate import Calibration, fit_network
 from kronexport.factorize.decompose import decompose
-from kronexport.factorize.network import relative_error
+from kronexport.factorize.network import KroneckerNetwork, check_group, relative_error
 from kronexport.files import write_bytes_aside
-from kronexport.records import Plan
+from kronexport.records import Plan, Structure
 from kronexport.survey.sites import conv_at, conv_geometry
 
 
 def site_weights(model: nn.Module, sites: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:
-    """Weight [F, C, kh, kw] of each named conv."""
+    """Weight [F, C / group, kh, kw] of each named conv."""
     return {site: conv_at(model, site).weight.detach().numpy() for site in sites}
 
 
@@ -36,20 +36,31 @@ def factorized(
         progress: told (done, total) sites as they are fitted.
 
     Raises:
-        UserInputError: a structure does not fit its weight, or the images give NaN or infinite activations.
+        UserInputError: a structure does not fit its weight or its groups, or the images give NaN or infinite
+            activations.
     """
     structures = {choice.site: choice.structure for choice in plan.sites if choice.structure is not None}
-    if calibration is None:
-        weights = site_weights(model, tuple(structures))
-        networks = {site: decompose(weights[site], structure) for site, structure in structures.items()}
-    else:
-        networks = fit_network(model, structures, calibration, progress)
+    for site, structure in structures.items():
+        check_group(structure, conv_at(model, site).groups, site)
     replaced = copy.deepcopy(model)
-    for site, network in networks.items():
+    for site, network in _networks(model, structures, calibration, progress).items():
         conv = conv_at(replaced, site)
         module = KroneckerConv2d(network, conv_geometry(conv), conv.bias, site)
         replaced.set_submodule(site, module, strict=True)
     return replaced.eval()
+
+
+def _networks(
+    model: nn.Module,
+    structures: Mapping[str, Structure],
+    calibration: Calibration | None,
+    progress: Callable[[int, int], None],
+) -> dict[str, KroneckerNetwork]:
+    """Fitted to the images; to the weight alone without images, and at grouped convs, which a fit cannot take."""
+    fitted = {site: s for site, s in structures.items() if calibration and conv_at(model, site).groups == 1}
+    weights = site_weights(model, tuple(site for site in structures if site not in fitted))
+    networks = {site: decompose(weight, structures[site]) for site, weight in weights.items()}
+    return networks | fit_network(model, fitted, calibration, progress) if calibration else networks
 
 
 def kronecker_modules(model: nn.Module) -> dict[str, KroneckerConv2d]:

@@ -38,7 +38,8 @@ def decompose(
     """Factorize one convolution weight; ``to_dense()`` of the result approximates it.
 
     Args:
-        weight: [F, C, kh, kw], floating point, finite; a linear layer's is [F, C, 1, 1].
+        weight: [F, C, kh, kw], floating point, finite; a grouped conv's is [F, C / groups, kh, kw], a linear layer's
+            [F, C, 1, 1].
         method: a name in ``METHODS``, or a whole structure, which then says all that follows.
         ranks: one a rank axis, in alphabetical order of the axes (docs/methods.md).
         sizes: (f, c, h, w) of each factor, the slowest first; they multiply to the weight's shape in each mode.

@@ -58,6 +58,18 @@ def check_structure(structure: Structure) -> None:
         raise UserInputError(f"Kronecker network: {structure} at ranks {structure.ranks}: every size must be >= 1")
 
 
+def check_group(structure: Structure, group: int, site: str) -> None:
+    """Raise UserInputError unless the first factor alone says which group an output channel is of.
+
+    Its f is then a multiple of ``group`` (docs/decisions/0005).
+    """
+    if structure.factors[0].f % group:
+        raise UserInputError(
+            f"{site}: {structure} for a conv of {group} groups: the first factor has "
+            f"{structure.factors[0].f} filters, expected a multiple of {group}; choose a structure with one"
+        )
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class KroneckerNetwork:
     """A structure with its values; ``factors[k]`` has ``structure.factor_shape(k)``.

@@ -1,12 +1,13 @@
 """The axis model: convolution by a Kronecker network as a chain of contractions (docs/lowering.md).
 
-The image starts with the axes ``n c1 .. cS h w`` and ends with ``n f1 .. fS h w``. Factors are contracted one at a
-time, in any order; contracting factor k is a convolution by A_k whose dilation is the layer's times the kernel
-sizes of all factors after k. At that step each axis that is not spatial plays one of four roles:
+The image starts with the axes ``n g c1 .. cS h w`` and ends with ``n g f1 .. fS h w``: g are the layer's groups, f1 the
+first factor's filters in each. Factors are contracted one at a time, in any order; contracting factor k is a
+convolution by A_k whose dilation is the layer's times the kernel sizes of all factors after k. At that step each axis
+that is not spatial plays one of four roles:
 
     contracted   c_k, and rank axes made before and not needed later     input channels
     produced     f_k, and rank axes first seen here and needed later     output channels
-    diagonal     rank axes of A_k made before and needed later           groups, weights differ
+    diagonal     rank axes of A_k made before and needed later, g of A_1 groups, weights differ
     spectator    every other axis alive                                  placed: see forms.py
 
 A rank axis that only this factor has is summed into its weight beforehand. Axes of size 1 do not exist.
@@ -20,22 +21,38 @@ from dataclasses import dataclass
 from kronexport.records import ConvGeometry, Pads, Pair, Structure
 
 BATCH_AXIS = "n"
+GROUP_AXIS = "g"
 
 
-def axis_sizes(structure: Structure) -> dict[str, int]:
-    """Size of every axis but the batch: ``f1 c1 ... fS cS`` and the rank axes by their letter.
+def axis_sizes(structure: Structure, group: int) -> dict[str, int]:
+    """Size of every axis but the batch: ``g f1 c1 ... fS cS`` and the rank axes by their letter.
 
-    Rank letters are prefixed by ``r`` so that rank axis ``c`` is not mistaken for a channel axis.
+    Rank letters are prefixed by ``r`` so that rank axis ``c`` is not mistaken for a channel axis. ``f1`` is the first
+    factor's filters within a group, which are ``group`` times fewer than it has.
     """
     sizes = {rank_axis(letter): size for letter, size in structure.rank_sizes.items()}
     for k, factor in enumerate(structure.factors, 1):
         sizes[f"f{k}"], sizes[f"c{k}"] = factor.f, factor.c
-    return sizes
+    return sizes | {GROUP_AXIS: group, "f1": sizes["f1"] // group}
+
+
+def factor_axes(structure: Structure, k: int) -> tuple[str, ...]:
+    """Axes of factor ``k`` (from 0) before its h and w: the first one's filters are g, then f1."""
+    ranks = tuple(rank_axis(letter) for letter in structure.factors[k].rank_axes)
+    groups = (GROUP_AXIS,) if k == 0 else ()
+    return (*ranks, *groups, f"f{k + 1}", f"c{k + 1}")
 
 
 def rank_axis(letter: str) -> str:
     """The axis of a rank letter."""
     return f"r{letter}"
+
+
+def natural_axes(structure: Structure, group: int, letter: str) -> tuple[str, ...]:
+    """``n g`` and the ``c`` or ``f`` axes in natural order, those of size 1 left out."""
+    sizes = axis_sizes(structure, group)
+    axes = (GROUP_AXIS, *(f"{letter}{k}" for k in range(1, len(structure.factors) + 1)))
+    return (BATCH_AXIS, *(axis for axis in axes if sizes[axis] > 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,34 +78,31 @@ def contractions(
     """The steps of contracting the factors in ``order`` (indices from 0), image size tracked along.
 
     Args:
-        structure: the network; its kernel is ``geometry.kernel``.
+        structure: the network; its kernel is ``geometry.kernel``, its first factor's f a multiple of the groups.
         geometry: of the whole layer.
         input_size: (height, width) of the layer's input.
         order: a permutation of the factor indices.
     """
-    sizes = axis_sizes(structure)
-    ranks_of = [{rank_axis(letter) for letter in factor.rank_axes} for factor in structure.factors]
-    alive = {f"c{k + 1}" for k in order if sizes[f"c{k + 1}"] > 1}
+    sizes = axis_sizes(structure, geometry.group)
+    axes_of = [{axis for axis in factor_axes(structure, k) if sizes[axis] > 1} for k in range(len(structure.factors))]
+    alive = set(natural_axes(structure, geometry.group, "c")) - {BATCH_AXIS}
+    outputs = set(natural_axes(structure, geometry.group, "f"))
     geometries = _step_geometries(structure, geometry, order)
     steps: list[Contraction] = []
     for position, k in enumerate(order):
-        later = {axis for other in order[position + 1 :] for axis in ranks_of[other]}
-        own = {axis for axis in ranks_of[k] if sizes[axis] > 1}
-        made = own & alive
-        contracted = ({f"c{k + 1}"} & alive) | (made - later)
-        produced = {f"f{k + 1}"} if sizes[f"f{k + 1}"] > 1 else set()
-        produced |= (own - alive) & later
+        needed = outputs.union(*(axes_of[other] for other in order[position + 1 :]))
+        made, new = axes_of[k] & alive, axes_of[k] - alive
         step = Contraction(
             factor=k,
-            contracted=frozenset(contracted),
-            produced=frozenset(produced),
-            diagonal=frozenset(made & later),
-            spectators=frozenset(alive - contracted - made),
+            contracted=frozenset(made - needed),
+            produced=frozenset(new & needed),
+            diagonal=frozenset(made & needed),
+            spectators=frozenset(alive - made),
             geometry=geometries[position],
             input_size=steps[-1].output_size if steps else input_size,
         )
         steps.append(step)
-        alive = (alive - contracted) | produced
+        alive = (alive - step.contracted) | step.produced
     return tuple(steps)
 
 

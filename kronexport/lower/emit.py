@@ -1,6 +1,7 @@
 """A form with its numbers: weights for each step, and the ONNX nodes of the whole chain."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,8 @@ from numpy.typing import NDArray
 
 from kronexport.export.operator import conv_attributes
 from kronexport.factorize.network import KroneckerNetwork
-from kronexport.lower.axes import BATCH_AXIS, rank_axis
-from kronexport.lower.forms import Axes, Form, Step, natural_axes
+from kronexport.lower.axes import BATCH_AXIS, factor_axes
+from kronexport.lower.forms import Axes, Form, Step
 from kronexport.records import Pair
 
 
@@ -56,7 +57,7 @@ class Emitter:
         if scale is not None:
             weight = weight * scale.reshape(-1, 1, 1, 1)
         inputs = [x, self._constant("weight", weight), self._constant("bias", shift)]
-        return self._op("Conv", inputs, conv_attributes(self.form.geometry, group=1))
+        return self._op("Conv", inputs, conv_attributes(self.form.geometry))
 
     def _exact_network(self) -> KroneckerNetwork:
         return KroneckerNetwork(
@@ -66,10 +67,10 @@ class Emitter:
     def _weight(self, step: Step) -> NDArray[np.float64]:
         """The factor as [groups..., outputs..., inputs..., h, w]: summed, permuted, repeated over spectators."""
         k = step.contraction.factor
-        shape = self.network.structure.factors[k]
-        own = [rank_axis(letter) for letter in shape.rank_axes] + [f"f{k + 1}", f"c{k + 1}"]
+        own = factor_axes(self.network.structure, k)
         wanted = [*step.groups, *step.outputs, *step.inputs]
         factor = self.network.factors[k].astype(np.float64)
+        factor = factor.reshape(*(self.form.sizes[axis] for axis in own), *factor.shape[-2:])
         unused = tuple(position for position, axis in enumerate(own) if axis not in wanted)
         factor = factor.sum(axis=unused)
         kept = [axis for axis in own if axis in wanted]
@@ -85,7 +86,7 @@ class Emitter:
         if not self.form.absorbs_affine:
             return weight, None
         channels = (*step.groups, *step.outputs)
-        natural = [axis for axis in natural_axes(self.form.structure, "f") if axis != BATCH_AXIS]
+        natural = [axis for axis in self.form.output_axes if axis != BATCH_AXIS]
         order = [natural.index(axis) for axis in channels]
 
         def reorder(values: NDArray[Any]) -> NDArray[np.float64]:
@@ -104,7 +105,7 @@ class Emitter:
         inputs = [x, self._constant(f"step{self.count}.weight", flat)]
         if bias is not None:
             inputs.append(self._constant("bias", bias))
-        attributes = conv_attributes(step.contraction.geometry, groups)
+        attributes = conv_attributes(replace(step.contraction.geometry, group=groups))
         return self._op("Conv", inputs, attributes, [-1, rows, *step.contraction.output_size])
 
     def _rearrange(self, x: ir.Value, before: Axes | None, after: Axes, size: Pair) -> ir.Value:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
 
-from kronexport.lower.axes import BATCH_AXIS, Contraction, axis_sizes, contractions, orders
+from kronexport.lower.axes import BATCH_AXIS, Contraction, axis_sizes, contractions, natural_axes, orders
 from kronexport.records import ConvGeometry, Pair, Structure
 
 Axes = tuple[str, ...]
@@ -69,7 +69,7 @@ class Form:
 
     @cached_property
     def sizes(self) -> dict[str, int]:
-        return axis_sizes(self.structure)
+        return axis_sizes(self.structure, self.geometry.group)
 
     def channels(self, axes: Iterable[str]) -> int:
         """Product of the sizes of ``axes``, the batch counting 1."""
@@ -77,8 +77,8 @@ class Form:
 
     @property
     def output_axes(self) -> Axes:
-        """``n f1 .. fS`` without axes of size 1: the order that the next layer expects."""
-        return natural_axes(self.structure, "f")
+        """``n g f1 .. fS`` without axes of size 1: the order that the next layer expects."""
+        return natural_axes(self.structure, self.geometry.group, "f")
 
     @property
     def absorbs_affine(self) -> bool:
@@ -113,13 +113,6 @@ class Form:
         )
 
 
-def natural_axes(structure: Structure, letter: str) -> Axes:
-    """``n`` and the ``c`` or ``f`` axes in natural order, those of size 1 left out."""
-    sizes = axis_sizes(structure)
-    axes = (f"{letter}{k}" for k in range(1, len(structure.factors) + 1))
-    return (BATCH_AXIS, *(axis for axis in axes if sizes[axis] > 1))
-
-
 def generate_forms(structure: Structure, geometry: ConvGeometry, input_size: Pair) -> tuple[Form, ...]:
     """Every form of a layer, ``dense`` first; names are unique and stable.
 
@@ -129,7 +122,8 @@ def generate_forms(structure: Structure, geometry: ConvGeometry, input_size: Pai
     forms = [Form(DENSE, structure, geometry, input_size, (), None)]
     seen: set[tuple[Step, ...]] = set()
     for placement, order in itertools.product((Placement.GROUPS, Placement.BATCH), orders(structure)):
-        steps, last = _arrange(structure, contractions(structure, geometry, input_size, order), placement)
+        chain = contractions(structure, geometry, input_size, order)
+        steps, last = _arrange(structure, geometry.group, chain, placement)
         if steps not in seen:
             seen.add(steps)
             name = "-".join([placement.value, *(str(k + 1) for k in order)])
@@ -138,11 +132,11 @@ def generate_forms(structure: Structure, geometry: ConvGeometry, input_size: Pai
 
 
 def _arrange(
-    structure: Structure, chain: tuple[Contraction, ...], placement: Placement
+    structure: Structure, group: int, chain: tuple[Contraction, ...], placement: Placement
 ) -> tuple[tuple[Step, ...], Axes | None]:
     """The steps with the fewest Transposes, and the sequence that a last Transpose starts from, if any."""
-    end = natural_axes(structure, "f")
-    found: dict[Axes, tuple[Step, ...]] = {natural_axes(structure, "c"): ()}
+    end = natural_axes(structure, group, "f")
+    found: dict[Axes, tuple[Step, ...]] = {natural_axes(structure, group, "c"): ()}
     for contraction in chain:
         longer: dict[Axes, tuple[Step, ...]] = {}
         for sequence, steps in found.items():

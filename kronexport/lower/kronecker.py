@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from kronexport.errors import UserInputError
 from kronexport.export.operator import DOMAIN, OperatorNode, is_kronecker, read_node
-from kronexport.factorize.network import KroneckerNetwork
+from kronexport.factorize.network import KroneckerNetwork, check_group
 from kronexport.lower.emit import Emitter
 from kronexport.lower.forms import Form, generate_forms
 
@@ -53,6 +53,7 @@ class LowerKronecker(ir.passes.InPlacePass):
         )
 
     def _form(self, meaning: OperatorNode, node: ir.Node) -> Form:
+        check_group(meaning.structure, meaning.geometry.group, meaning.site)
         forms = generate_forms(meaning.structure, meaning.geometry, _image_size(node))
         wanted = self.forms.get(meaning.site)
         for form in forms:

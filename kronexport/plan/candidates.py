@@ -78,7 +78,7 @@ def _site_candidates(site: Site, scan: ErrorScan, costs: Sequence[_Cost], profil
     for cost in costs:
         outer, inner = cost.structure.factors
         by_unit.setdefault(gkpd_structure(outer.size, inner.size, 1), []).append(cost)
-    seconds = site.batch * conv_seconds((site.out_channels, site.in_channels), site.geometry, site.input_size, profile)
+    seconds = site.batch * conv_seconds(site.weight_shape[:2], site.geometry, site.input_size, profile)
     found = []
     for unit, ladder in by_unit.items():
         errors = scan.errors(site.name, unit)
@@ -103,8 +103,10 @@ def _site_candidates(site: Site, scan: ErrorScan, costs: Sequence[_Cost], profil
 
 def _costs(site: Site, profile: TargetProfile) -> Iterator[_Cost]:
     """Of each structure and rank the fastest form by estimate, and the one of fewest MACs if that is another."""
-    for unit in divisor_structures((site.out_channels, site.in_channels, *site.geometry.kernel)):
+    for unit in divisor_structures(site.weight_shape):
         outer, inner = unit.factors
+        if outer.f % site.geometry.group:
+            continue  # its first factor does not say which group an output channel is of
         for rank in _ranks(unit, site):
             structure = gkpd_structure(outer.size, inner.size, rank)
             # the forms of all ranks above 1 differ in nothing but the size of the rank axis
@@ -123,7 +125,7 @@ _forms = lru_cache(maxsize=4096)(generate_forms)
 
 def _ranks(unit: Structure, site: Site) -> list[int]:
     """All small ranks, then steps of an eighth, as long as both params and MACs stay below dense."""
-    sizes = axis_sizes(unit)
+    sizes = axis_sizes(unit, site.geometry.group)
     macs = site.batch * min(
         sum(contraction_macs(step, sizes) for step in contractions(unit, site.geometry, site.input_size, order))
         for order in orders(unit)

@@ -8,6 +8,7 @@ shortlists; it is never reported as a measurement.
 """
 
 import math
+from dataclasses import replace
 
 from kronexport.backends.profile import TargetProfile
 from kronexport.lower.forms import Form
@@ -16,13 +17,16 @@ from kronexport.records import ConvGeometry, Pair
 FLOAT_BYTES = 4
 
 
-def conv_seconds(channels: Pair, geometry: ConvGeometry, input_size: Pair, profile: TargetProfile) -> float:
-    """Estimate for a plain conv with ``channels`` = (F, C) at batch 1, in seconds."""
-    output = geometry.output_size(input_size)
-    kernel = math.prod(geometry.kernel)
-    moved = channels[1] * math.prod(input_size) + channels[0] * math.prod(output) + math.prod(channels) * kernel
-    macs = math.prod(output) * kernel * math.prod(_padded(count, profile) for count in channels)
-    return _node(macs, moved, profile)
+def conv_seconds(
+    channels: Pair, geometry: ConvGeometry, input_size: Pair, profile: TargetProfile, batch: int = 1
+) -> float:
+    """Estimate for a conv with ``channels`` = (F, C / group), in seconds."""
+    groups, inputs, outputs = geometry.group, channels[1], channels[0] // geometry.group
+    pixels, kernel = math.prod(geometry.output_size(input_size)), math.prod(geometry.kernel)
+    depthwise = inputs == 1 and outputs == 1
+    lanes = _padded(groups, profile) if depthwise else groups * _padded(inputs, profile) * _padded(outputs, profile)
+    moved = batch * groups * (inputs * math.prod(input_size) + outputs * pixels) + groups * inputs * outputs * kernel
+    return _node(batch * lanes * pixels * kernel, moved, profile)
 
 
 def form_seconds(form: Form, profile: TargetProfile) -> float:
@@ -31,17 +35,12 @@ def form_seconds(form: Form, profile: TargetProfile) -> float:
         return conv_seconds(form.structure.weight_shape[:2], form.geometry, form.input_size, profile)
     total = 0.0
     for step in form.steps:
-        size, output = step.contraction.input_size, step.contraction.output_size
+        size = step.contraction.input_size
         batch, groups = form.channels(step.batch), form.channels(step.groups)
-        inputs, outputs = form.channels(step.inputs), form.channels(step.outputs)
-        kernel = math.prod(step.contraction.geometry.kernel)
+        channels = groups * form.channels(step.outputs), form.channels(step.inputs)
         if step.transpose_from is not None:
-            total += _transpose(batch * groups * inputs, size, profile)
-        depthwise = inputs == 1 and outputs == 1
-        lanes = _padded(groups, profile) if depthwise else groups * _padded(inputs, profile) * _padded(outputs, profile)
-        moved = batch * groups * (inputs * math.prod(size) + outputs * math.prod(output))
-        moved += groups * inputs * outputs * kernel
-        total += _node(batch * lanes * math.prod(output) * kernel, moved, profile)
+            total += _transpose(batch * groups * channels[1], size, profile)
+        total += conv_seconds(channels, replace(step.contraction.geometry, group=groups), size, profile, batch)
     if form.final_transpose_from is not None:
         total += _transpose(form.structure.weight_shape[0], form.steps[-1].contraction.output_size, profile)
     return total

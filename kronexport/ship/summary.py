@@ -43,12 +43,11 @@ def layer_table(survey: Survey, plan: Plan, errors: dict[str, float]) -> tuple[L
     rows = []
     for site, choice in zip(survey.sites, plan.sites, strict=True):
         structure = choice.structure
-        shape = (site.out_channels, site.in_channels, *site.geometry.kernel)
         rows.append(
             LayerFigures(
                 site=site.name,
                 method="dense" if structure is None else structure.method,
-                structure="x".join(map(str, shape)) if structure is None else str(structure),
+                structure="x".join(map(str, site.weight_shape)) if structure is None else str(structure),
                 ranks=() if structure is None else structure.ranks,
                 lowering=choice.lowering,
                 params=choice.params,

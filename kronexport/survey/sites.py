@@ -63,8 +63,8 @@ def conv_at(module: nn.Module, site: str) -> nn.Conv2d:
 
 
 def conv_geometry(conv: nn.Conv2d) -> ConvGeometry:
-    """Kernel, stride, padding and dilation of ``conv`` in ONNX Conv's terms."""
-    return ConvGeometry(_pair(conv.kernel_size), _pair(conv.stride), onnx_pads(conv), _pair(conv.dilation))
+    """Kernel, stride, padding, dilation and group of ``conv`` in ONNX Conv's terms."""
+    return ConvGeometry(_pair(conv.kernel_size), _pair(conv.stride), onnx_pads(conv), _pair(conv.dilation), conv.groups)
 
 
 def onnx_pads(conv: nn.Conv2d) -> Pads:
@@ -87,7 +87,7 @@ def _convs_in_order(module: nn.Module, found: Trace) -> dict[str, _ConvNd]:
 def _site(name: str, conv: _ConvNd, found: Trace) -> Site:
     assert isinstance(conv, nn.Conv2d)  # noqa: S101  # _obstacle lets nothing else pass; this tells the type checker
     (call,) = found.calls[name]
-    macs = math.prod(call.output_shape) * conv.in_channels * math.prod(conv.kernel_size)
+    macs = math.prod(call.output_shape) * math.prod(conv.weight.shape[1:])
     return Site(
         name=name,
         batch=call.input_shape[0],
@@ -129,7 +129,6 @@ def _kind_obstacle(conv: _ConvNd) -> str | None:
         "is a 3-D convolution": isinstance(conv, nn.Conv3d),
         f"is a {type(conv).__name__}, which has a forward of its own": _has_own_forward(type(conv)),
         "is depthwise": conv.groups == conv.in_channels > 1,
-        f"is grouped ({conv.groups} groups)": conv.groups > 1,
         f"pads with {conv.padding_mode!r}, not with zeros": conv.padding_mode != "zeros",
     }
     return next((reason for reason, applies in obstacles.items() if applies), None)

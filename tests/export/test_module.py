@@ -1,7 +1,5 @@
 """KroneckerConv2d: computes what its factors say, trains, and exports as one operator."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -22,16 +20,14 @@ FULL = gkpd_structure((4, 2, 3, 1), (2, 3, 1, 3), 18)
 @settings(max_examples=40, deadline=None)
 @given(layers())
 def test_it_is_the_convolution_by_to_dense(layer: Layer) -> None:
-    """Also with unequal padding, stride and dilation: equal to a conv of the padded input by the dense weight."""
+    """With unequal padding, stride, dilation and groups: equal to a conv of the padded input by the dense weight."""
     module = KroneckerConv2d(layer.network, layer.geometry)
-    channels = layer.network.structure.weight_shape[1]
-    x = torch.from_numpy(
-        np.random.default_rng(0).standard_normal((layer.batch, channels, *layer.input_size)).astype(np.float32)
-    )
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal(layer.input_shape).astype(np.float32))
     top, left, bottom, right = layer.geometry.pads
     padded = nn.functional.pad(x, (left, right, top, bottom))
     weight = torch.from_numpy(layer.network.to_dense())
-    expected = nn.functional.conv2d(padded, weight, None, layer.geometry.stride, 0, layer.geometry.dilation)
+    geometry = layer.geometry
+    expected = nn.functional.conv2d(padded, weight, None, geometry.stride, 0, geometry.dilation, geometry.group)
     torch.testing.assert_close(module(x), expected, rtol=1e-4, atol=1e-4 * float(expected.detach().abs().max()))
 
 
@@ -43,25 +39,33 @@ def test_at_full_rank_it_replaces_a_conv() -> None:
         nn.Conv2d(6, 8, 3, stride=2, padding=1, dilation=2),
         nn.Conv2d(6, 8, (3, 3), padding="same", bias=False),
         nn.Conv2d(6, 8, (2, 4), padding="same"),
+        nn.Conv2d(12, 8, 3, groups=2),
     ):
         kernel = conv.kernel_size
         structure = gkpd_structure((4, 2, kernel[0], 1), (2, 3, 1, kernel[1]), min(8 * kernel[0], 6 * kernel[1]))
-        x = torch.randn(2, 6, 11, 9)
+        x = torch.randn(2, conv.in_channels, 11, 9)
         torch.testing.assert_close(KroneckerConv2d.from_conv(conv, structure)(x), conv(x), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("options", [{"padding_mode": "reflect", "padding": 1}, {"groups": 2}])
-def test_a_conv_that_it_cannot_stand_for_is_refused(options: dict[str, Any]) -> None:
+def test_a_conv_that_does_not_pad_with_zeros_is_refused() -> None:
     """It would compute something else."""
-    with pytest.raises(UserInputError, match="expected groups=1 and zeros"):
-        KroneckerConv2d.from_conv(nn.Conv2d(6, 8, 3, **options), FULL)
+    with pytest.raises(UserInputError, match="expected 'zeros'"):
+        KroneckerConv2d.from_conv(nn.Conv2d(6, 8, 3, padding_mode="reflect", padding=1), FULL)
+
+
+def test_a_first_factor_that_does_not_say_the_group_is_refused() -> None:
+    """With its filters and the groups that they must be a multiple of."""
+    structure = gkpd_structure((2, 3, 3, 1), (4, 1, 1, 3), 2)
+    with pytest.raises(UserInputError, match=r"the first factor has 2 filters, expected a multiple of 4"):
+        KroneckerConv2d.from_conv(nn.Conv2d(12, 8, 3, groups=4), structure)
 
 
 def test_it_keeps_what_a_conv_says_of_itself() -> None:
     """A forward that reads a conv's attributes, in its dtype, frozen or not, goes on working."""
-    conv = nn.Conv2d(6, 8, 3, stride=2, padding=1, dtype=torch.float64).eval().requires_grad_(requires_grad=False)
+    conv = nn.Conv2d(12, 8, 3, stride=2, padding=1, groups=2, dtype=torch.float64).eval()
+    conv.requires_grad_(requires_grad=False)
     module = KroneckerConv2d.from_conv(conv, FULL)
-    for name in ("in_channels", "out_channels", "kernel_size", "stride", "dilation", "training"):
+    for name in ("in_channels", "out_channels", "kernel_size", "stride", "dilation", "groups", "training"):
         assert getattr(module, name) == getattr(conv, name)
     torch.testing.assert_close(module.weight, conv.weight)
     assert {parameter.dtype for parameter in module.parameters()} == {torch.float64}
@@ -83,9 +87,9 @@ def test_a_structure_that_does_not_fit_is_refused() -> None:
 
 def test_the_export_holds_one_operator_node_that_says_everything() -> None:
     """Structure, ranks, geometry and site can be read back from the node."""
-    conv = nn.Conv2d(6, 8, 3, stride=(2, 1), padding=(1, 0), dilation=(1, 2))
+    conv = nn.Conv2d(12, 8, 3, stride=(2, 1), padding=(1, 0), dilation=(1, 2), groups=2)
     module = KroneckerConv2d.from_conv(conv, FULL, site="block.conv")
-    model = export_onnx(nn.Sequential(module, nn.ReLU()), InputSpec("image", (1, 6, 12, 10)))
+    model = export_onnx(nn.Sequential(module, nn.ReLU()), InputSpec("image", (1, 12, 12, 10)))
     (node,) = [node for node in model.graph if is_kronecker(node)]
     meaning = read_node(node)
     assert (meaning.site, meaning.structure, meaning.geometry) == ("block.conv", FULL, module.geometry)

@@ -2,6 +2,7 @@
 
 import errno
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from kronexport.errors import KronexportError
+from kronexport.errors import KronexportError, UserInputError
 from kronexport.export.module import KroneckerConv2d
 from kronexport.export.replace import factorized, kronecker_modules, save_factors, site_weights, weight_errors
 from kronexport.factorize.calibrate import Calibration
@@ -68,6 +69,28 @@ def test_with_images_the_outputs_on_them_are_closer(model: nn.Module) -> None:
         near, far = ((net(x) - model(x)).norm() for net in (fitted, factorized(model, PLAN, None, silent)))
     assert near < 0.8 * far
     assert told == [(0, 1)]
+
+
+def test_a_grouped_conv_is_replaced_with_and_without_images(model: nn.Module) -> None:
+    """At full rank it computes what the conv did; its neighbours are fitted as without it."""
+    torch.manual_seed(1)
+    model = nn.Sequential(model, nn.Conv2d(4, 6, 3, groups=2)).eval()
+    exact = SitePlan("1", gkpd_structure((2, 2, 3, 1), (3, 1, 1, 3), 9), "grouped-1-2", 1, 1, 0.0)
+    plan = replace(PLAN, sites=(replace(PLAN.sites[0], site="0.0"), exact))
+    images = np.random.default_rng(0).standard_normal((8, 4, 9, 9)).astype(np.float32)
+    for calibration in (None, Calibration(images, 1)):
+        site = factorized(model, plan, calibration, silent).get_submodule("1")
+        assert isinstance(site, KroneckerConv2d)
+        x = torch.randn(1, 4, 7, 7)
+        torch.testing.assert_close(site(x), model.get_submodule("1")(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_structure_that_does_not_suit_the_groups_is_refused_by_its_site(model: nn.Module) -> None:
+    """Before anything is fitted."""
+    model = nn.Sequential(nn.Conv2d(8, 6, 3, groups=2))
+    plan = replace(PLAN, sites=(PLAN.sites[0],))
+    with pytest.raises(UserInputError, match=r"^0: 3x2x3x1 \* 2x2x1x3 .* has 3 filters, expected a multiple of 2"):
+        factorized(model, plan, None, silent)
 
 
 def test_the_model_itself_is_not_changed(model: nn.Module) -> None:

@@ -1,5 +1,7 @@
 """The axis model and the forms: which there are, what they cost, and where Transposes go."""
 
+from dataclasses import replace
+
 from hypothesis import given, settings
 
 from kronexport.factorize.gkpd import gkpd_structure
@@ -62,6 +64,16 @@ def test_a_low_rank_pair_is_two_plain_convs() -> None:
     assert form.macs == 14 * 14 * (64 * 8 * 9 + 8 * 64)
 
 
+def test_a_low_rank_pair_of_a_grouped_conv_is_two_grouped_convs() -> None:
+    """The groups of the layer are those of both convs: no Transpose, no Reshape."""
+    structure = gkpd_structure((64, 1, 1, 1), (1, 16, 3, 3), 8)
+    form = next(f for f in generate_forms(structure, replace(SAME, group=4), (14, 14)) if f.name == "grouped-2-1")
+    assert form.transposes == 0
+    assert [step.groups for step in form.steps] == [("g",), ("g",)]
+    assert form.macs == 14 * 14 * (4 * 16 * 8 * 9 + 8 * 64)
+    assert form.weights == 4 * 16 * 8 * 9 + 8 * 64
+
+
 def test_depthwise_then_pointwise_falls_out() -> None:
     """F2 = C2 = 1 with all the kernel in B: a depthwise conv, then a pointwise one, and nothing else."""
     form = named(gkpd_structure((64, 32, 1, 1), (1, 1, 3, 3), 1))["grouped-2-1"]
@@ -82,7 +94,8 @@ def test_gkpd_macs_follow_the_papers_formula() -> None:
 @given(layers())
 def test_forms_without_expansion_cost_the_contractions_macs(layer: Layer) -> None:
     """Placing spectators as groups or in the batch adds no MACs to the contraction itself."""
-    structure, sizes = layer.network.structure, axis_sizes(layer.network.structure)
+    structure = layer.network.structure
+    sizes = axis_sizes(structure, layer.geometry.group)
     for form in generate_forms(structure, layer.geometry, layer.input_size)[1:]:
         order = tuple(step.contraction.factor for step in form.steps)
         chain = contractions(structure, layer.geometry, layer.input_size, order)

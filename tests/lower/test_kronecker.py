@@ -33,11 +33,7 @@ TOLERANCE = 1e-5
 def model_of(layer: Layer, bias: NDArray[np.float32], norm: dict[str, NDArray[np.float32]] | None = None) -> ir.Model:
     """One KroneckerConv node, with a BatchNormalization behind it if ``norm`` is given."""
     structure = layer.network.structure
-    filters, channels, *_ = structure.weight_shape
-    height, width = layer.input_size
-    x = ir.Value(
-        name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([layer.batch, channels, height, width])
-    )
+    x = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(layer.input_shape))
     tape = ir.tape.Tape()
     constants = [tape.initializer(ir.tensor(bias), "b")]
     constants += [tape.initializer(ir.tensor(factor), f"a{k}") for k, factor in enumerate(layer.network.factors)]
@@ -53,7 +49,7 @@ def model_of(layer: Layer, bias: NDArray[np.float32], norm: dict[str, NDArray[np
         parameters = [tape.initializer(ir.tensor(value), f"norm.{name}") for name, value in norm.items()]
         y = tape.op("BatchNormalization", [y, *parameters], {"epsilon": 1e-5})
     output = layer.geometry.output_size(layer.input_size)
-    y.name, y.type, y.shape = "y", ir.TensorType(ir.DataType.FLOAT), ir.Shape([layer.batch, filters, *output])
+    y.name, y.type, y.shape = "y", ir.TensorType(ir.DataType.FLOAT), ir.Shape([layer.batch, len(bias), *output])
     graph = ir.Graph(
         [x], [y], nodes=tape.nodes, initializers=tape.initializers, opset_imports={"": 18, DOMAIN: VERSION}, name="g"
     )
@@ -78,14 +74,15 @@ def oracle(layer: Layer, x: NDArray[np.float32], bias: NDArray[np.float32]) -> t
     padded = F.pad(torch.from_numpy(x).double(), (left, right, top, bottom))
     weight = torch.from_numpy(exact.to_dense())
     shift = torch.from_numpy(bias).double()
-    return F.conv2d(padded, weight, shift, layer.geometry.stride, 0, layer.geometry.dilation)
+    geometry = layer.geometry
+    return F.conv2d(padded, weight, shift, geometry.stride, 0, geometry.dilation, geometry.group)
 
 
 def example(layer: Layer) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """An input and a bias."""
-    filters, channels, *_ = layer.network.structure.weight_shape
+    filters = layer.network.structure.weight_shape[0]
     generator = np.random.default_rng(0)
-    x = generator.standard_normal((layer.batch, channels, *layer.input_size)).astype(np.float32)
+    x = generator.standard_normal(layer.input_shape).astype(np.float32)
     return x, generator.standard_normal(filters).astype(np.float32)
 
 

@@ -1,5 +1,6 @@
 """A layer factorized by any method exports as one node and lowers, in every form, to what its factors say."""
 
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -22,20 +23,24 @@ GEOMETRY = ConvGeometry((3, 3), (2, 1), (1, 0, 1, 2), (1, 2))
 INPUT_SIZE = (9, 8)
 
 
+@pytest.mark.parametrize("group", [1, 3])
 @pytest.mark.parametrize("structure", METHOD_STRUCTURES, ids=lambda s: f"{s.method}{len(s.factors)}")
-def test_every_form_of_every_method_equals_to_dense(structure: Structure, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Through the module, its export and each lowering, with stride, unequal padding and dilation."""
+def test_every_form_of_every_method_equals_to_dense(
+    structure: Structure, group: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through the module, its export and each lowering, with stride, unequal padding, dilation and groups."""
     # full Tucker has 241 forms, and each lowering would generate them all anew
     monkeypatch.setattr(kronecker, "generate_forms", lru_cache(generate_forms))
     weight = np.random.default_rng(1).standard_normal(structure.weight_shape).astype(np.float32)
-    layer = Layer(decompose(weight, structure), GEOMETRY, 1, INPUT_SIZE)
+    geometry = replace(GEOMETRY, group=group)
+    layer = Layer(decompose(weight, structure), geometry, 1, INPUT_SIZE)
     x, bias = example(layer)
-    module = KroneckerConv2d(layer.network, GEOMETRY, torch.from_numpy(bias), site="layer")
+    module = KroneckerConv2d(layer.network, geometry, torch.from_numpy(bias), site="layer")
     exported = export_onnx(module, InputSpec("x", x.shape))
     (node,) = [node for node in exported.graph if is_kronecker(node)]
-    assert read_node(node).structure == structure
+    assert (read_node(node).structure, read_node(node).geometry) == (structure, geometry)
     proto, reference = ir.to_proto(exported), oracle(layer, x, bias)
-    for form in generate_forms(structure, GEOMETRY, INPUT_SIZE):
+    for form in generate_forms(structure, geometry, INPUT_SIZE):
         lowered = ir.from_proto(proto)
         LowerKronecker({"layer": form.name})(lowered)
         assert relative_l2(run(lowered, x), reference) <= TOLERANCE, form.name

@@ -2,6 +2,7 @@
 
 import itertools
 import tomllib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,20 +21,21 @@ from kronexport.plan.roofline import form_seconds
 from kronexport.records import ConvGeometry, Site, Survey
 
 GEOMETRY = ConvGeometry((3, 3), (1, 1), (1, 1, 1, 1))
+PAIR = gkpd_structure((64, 1, 1, 1), (1, 64, 3, 3), 1)
 
 
 def quiet(_stage: str, _done: int, _total: int) -> None:
     """No progress."""
 
 
-def site(name: str, filters: int, channels: int, batch: int = 1) -> Site:
-    weight = filters * channels * 9
+def site(name: str, filters: int, channels: int, batch: int = 1, group: int = 1) -> Site:
+    weight = filters * channels // group * 9
     return Site(
         name=name,
         batch=batch,
         in_channels=channels,
         out_channels=filters,
-        geometry=GEOMETRY,
+        geometry=replace(GEOMETRY, group=group),
         input_size=(14, 14),
         output_size=(14, 14),
         has_bias=False,
@@ -111,6 +113,23 @@ def test_the_batch_counts(profile: TargetProfile) -> None:
     single, several = (all_candidates([s], ErrorScan(weight), profile, quiet)[0] for s in (one, four))
     assert [4 * c.macs for c in single] == [c.macs for c in several]
     assert len(single) > 1
+
+
+@pytest.mark.parametrize("group", [2, 32])
+def test_a_grouped_site_gets_structures_whose_first_factor_says_the_group(profile: TargetProfile, group: int) -> None:
+    """Each costs what its form does, and less than the grouped conv that it stands for."""
+    place = site("s", 64, 64 * group, group=group)
+    weight = np.random.default_rng(0).standard_normal(place.weight_shape)
+    (options,) = all_candidates([place], ErrorScan({"s": weight}), profile, quiet)
+    assert options[0].seconds == form_seconds(generate_forms(PAIR, place.geometry, place.input_size)[0], profile)
+    assert len(options) > 1
+    for option in options[1:]:
+        assert option.structure is not None
+        assert option.structure.factors[0].f % group == 0
+        forms = {form.name: form for form in generate_forms(option.structure, place.geometry, place.input_size)}
+        assert (option.macs, option.weights) == (forms[option.lowering].macs, forms[option.lowering].weights)
+        assert option.params < place.params
+        assert option.macs < place.macs == forms["dense"].macs
 
 
 def test_candidates_are_a_pareto_front(survey: Survey, weights: dict[str, np.ndarray], profile: TargetProfile) -> None:

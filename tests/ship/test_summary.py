@@ -34,7 +34,7 @@ UNCOMPILED = Check("compiled", "simplified", None, None, None, None)
 def gathered(**changes: Any) -> TargetReport:
     values: dict[str, Any] = {
         "precision": "fp32",
-        "skipped": (Skipped("stem", "is grouped (5 groups)"),),
+        "skipped": (Skipped("stem", "is depthwise"),),
         "dense": figures(),
         "compressed": figures(),
         "measured": MEASURED,

@@ -81,6 +81,14 @@ def test_site_has_shapes_sizes_params_macs_and_share() -> None:
     assert found.skipped == ()
 
 
+def test_a_grouped_conv_is_a_site() -> None:
+    """Its weight holds the channels of one group, which is what each output costs."""
+    (site,) = look(nn.Sequential(nn.Conv2d(4, 6, 3, groups=2, bias=False))).sites
+    assert site.geometry == ConvGeometry((3, 3), group=2)
+    assert (site.in_channels, site.weight_shape) == (4, (6, 2, 3, 3))
+    assert (site.params, site.macs) == (6 * 2 * 9, 6 * 6 * 6 * 2 * 9)
+
+
 def test_bias_counts_as_params() -> None:
     (site,) = look(nn.Sequential(nn.Conv2d(4, 2, 1))).sites
     assert (site.has_bias, site.params) == (True, 10)
@@ -163,7 +171,6 @@ def parametrized() -> nn.Module:
 @pytest.mark.parametrize(
     ("part", "says"),
     [
-        (nn.Conv2d(4, 4, 3, groups=2), "grouped (2 groups)"),
         (nn.Conv2d(4, 8, 3, groups=4), "depthwise"),
         (nn.ConvTranspose2d(4, 4, 2), "transposed"),
         (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), "'reflect'"),
@@ -286,7 +293,7 @@ def test_bare_conv_as_the_model_says_what_to_do() -> None:
 
 def chain() -> nn.Sequential:
     blocks = [nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU()) for _ in range(3)]
-    return nn.Sequential(*blocks, nn.Conv2d(4, 4, 1, groups=2))
+    return nn.Sequential(*blocks, nn.Conv2d(4, 4, 1, groups=4))
 
 
 def test_include_keeps_only_what_matches() -> None:
@@ -294,7 +301,7 @@ def test_include_keeps_only_what_matches() -> None:
     assert [site.name for site in found.sites] == ["0.0", "2.0"]
     assert [(skipped.site, skipped.reason) for skipped in found.skipped] == [
         ("1.0", "not selected by --include 0.* 2.0"),
-        ("3", "is grouped (2 groups)"),
+        ("3", "is depthwise"),
     ]
 
 
