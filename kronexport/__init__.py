@@ -7,7 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kronexport.export.module import KroneckerConv2d
+    from kronexport.export.module import KroneckerConv2d, KroneckerLinear
     from kronexport.factorize.decompose import decompose
     from kronexport.pipeline import build
 
@@ -15,11 +15,12 @@ __version__ = "0.1.0"
 
 _HOME = {
     "KroneckerConv2d": "kronexport.export.module",
+    "KroneckerLinear": "kronexport.export.module",
     "build": "kronexport.pipeline",
     "decompose": "kronexport.factorize.decompose",
 }
 
-__all__ = ["KroneckerConv2d", "__version__", "build", "decompose"]
+__all__ = ["KroneckerConv2d", "KroneckerLinear", "__version__", "build", "decompose"]
 
 
 def __getattr__(name: str) -> Any:

@@ -69,7 +69,7 @@ def build(
         list[str] | None,
         typer.Option(help=_GOAL_HELP),
     ] = None,
-    include: Annotated[list[str] | None, typer.Option(help="Factorize only sites that match: layer3.*")] = None,
+    include: Annotated[list[str] | None, typer.Option(help="Factorize only layers that match: layer3.*")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Leave sites that match dense: *.conv1")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32")] = None,
     threads: Threads = None,

@@ -44,7 +44,7 @@ class BuildConfig(BaseModel):
     evaluate: str | None = Field(None, description="mod:function called with a predictor; returns one number")
     target: tuple[str, ...] = Field(("cpu",), min_length=1, description="targets or aliases")
     goal: tuple[str, ...] = Field((), description="NAME<=NUMBER[UNIT]")
-    include: tuple[str, ...] = Field((), description="patterns of site names to factorize")
+    include: tuple[str, ...] = Field((), description="patterns of layers to factorize, linear ones too")
     exclude: tuple[str, ...] = Field((), description="patterns of site names to leave dense")
     precision: Precision = Field("fp32", description="what the engine computes in")
     threads: int | None = Field(None, ge=1, description="runtime threads; default: the target's")

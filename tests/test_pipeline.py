@@ -327,3 +327,40 @@ def net():
     torch.manual_seed(0)
     return Twice()
 """
+
+
+@pytest.mark.usefixtures("without_simplifier")
+def test_included_linear_layers_are_factorized(tmp_path: Path) -> None:
+    """A goal on params that the convs alone cannot reach is met, on rows and on channels-last pixels alike."""
+    (tmp_path / "mostly_linear.py").write_text(MOSTLY_LINEAR)
+    common = (f"{tmp_path / 'mostly_linear.py'}:net", "--input", "1x3x16x16", "--goal", "params<=0.4", *SHORT)
+    refused = command("build", *common, "--out", tmp_path / "refused")
+    assert refused.code == 5
+    assert "cannot be met" in refused.err
+    ended = command("build", *common, "--include", "*", "--out", tmp_path / "out")
+    assert ended.code == 0, ended.err
+    report = read_report_json(tmp_path / "out" / "report.json").targets["x86-onnxruntime"]
+    methods = {layer.site: layer.method for layer in report.layers}
+    assert (methods["pixels"], methods["rows"]) == ("gkpd", "gkpd")
+    assert report.compressed.params <= 0.4 * report.dense.params
+    assert all(check.passed for check in report.verification if check.tolerance is not None)
+
+
+MOSTLY_LINEAR = """
+import torch
+
+class MostlyLinear(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 16, 3, padding=1)
+        self.pixels = torch.nn.Linear(16, 96)
+        self.rows = torch.nn.Linear(96, 16, bias=False)
+
+    def forward(self, x):
+        y = torch.relu(self.pixels(self.conv(x).permute(0, 2, 3, 1)))
+        return self.rows(y.mean((1, 2)))
+
+def net():
+    torch.manual_seed(0)
+    return MostlyLinear()
+"""

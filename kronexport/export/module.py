@@ -1,4 +1,4 @@
-"""``KroneckerConv2d``: a drop-in for ``nn.Conv2d`` whose weight is a Kronecker network."""
+"""Drop-ins whose weight is a Kronecker network: ``KroneckerConv2d`` and ``KroneckerLinear``."""
 
 from typing import Self
 
@@ -11,13 +11,13 @@ from kronexport.export.operator import DOMAIN, METHOD_KEY, OP_TYPE, SITE_KEY, VE
 from kronexport.factorize.gkpd import gkpd
 from kronexport.factorize.network import KroneckerNetwork, check_group, einsum_equation
 from kronexport.records import ConvGeometry, Pair, Structure
-from kronexport.survey.sites import conv_geometry
+from kronexport.survey.sites import columns, conv_geometry
 
 
-class KroneckerConv2d(nn.Module):
-    """[N, C, H, W] -> [N, F, H', W'], computed as a conv by ``to_dense()``; trains and exports.
+class KroneckerLayer(nn.Module):
+    """What both layers are: factors that stand for a weight [F, C / groups, kh, kw], a bias and a place in a network.
 
-    In an ONNX export (``torch.onnx.export(dynamo=True)``) it becomes one ``com.kronexport::KroneckerConv`` node.
+    In an ONNX export (``torch.onnx.export(dynamo=True)``) a layer becomes one ``com.kronexport::KroneckerConv`` node.
 
     Args:
         network: structure and initial values of the factors, in the layer's dtype.
@@ -44,6 +44,36 @@ class KroneckerConv2d(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
         zeros = self.factors[0].detach().new_zeros(self.structure.weight_shape[0])
         self.register_buffer("zero_bias", zeros, persistent=False)
+
+    def network(self) -> KroneckerNetwork:
+        """The present factors, as arrays."""
+        return KroneckerNetwork(self.structure, tuple(factor.detach().cpu().numpy() for factor in self.factors))
+
+    def to_dense(self) -> Tensor:
+        """The weight [F, C / groups, kh, kw], differentiable in the factors."""
+        product: Tensor = torch.einsum(einsum_equation(self.structure), *self.factors)
+        return product.reshape(self.structure.weight_shape)
+
+    def operator(self, x: Tensor) -> Tensor:
+        """The node of an ONNX export, from images [N, C, H, W] to [N, F, H', W']."""
+        height, width = self.geometry.output_size((int(x.shape[2]), int(x.shape[3])))
+        output: Tensor = torch.onnx.ops.symbolic(
+            f"{DOMAIN}::{OP_TYPE}",
+            [x, self.zero_bias if self.bias is None else self.bias, *self.factors],
+            operator_attributes(self.structure, self.geometry),
+            dtype=x.dtype,
+            shape=(x.shape[0], self.structure.weight_shape[0], height, width),
+            version=VERSION,
+            metadata_props={SITE_KEY: self.site, METHOD_KEY: self.structure.method},
+        )
+        return output
+
+    def extra_repr(self) -> str:
+        return f"{self.structure}, ranks={self.structure.ranks}, {self.geometry}, site={self.site!r}"
+
+
+class KroneckerConv2d(KroneckerLayer):
+    """[N, C, H, W] -> [N, F, H', W'], computed as a conv by ``to_dense()``; trains and exports."""
 
     @classmethod
     def from_conv(cls, conv: nn.Conv2d, structure: Structure, site: str = "") -> Self:
@@ -91,18 +121,9 @@ class KroneckerConv2d(nn.Module):
         """``to_dense()``: what the layer would hold as an ``nn.Conv2d``."""
         return self.to_dense()
 
-    def network(self) -> KroneckerNetwork:
-        """The present factors, as arrays."""
-        return KroneckerNetwork(self.structure, tuple(factor.detach().cpu().numpy() for factor in self.factors))
-
-    def to_dense(self) -> Tensor:
-        """The weight [F, C / groups, kh, kw], differentiable in the factors."""
-        product: Tensor = torch.einsum(einsum_equation(self.structure), *self.factors)
-        return product.reshape(self.structure.weight_shape)
-
     def forward(self, x: Tensor) -> Tensor:
         if torch.onnx.is_in_onnx_export():
-            return self._operator(x)
+            return self.operator(x)
         top, left, bottom, right = self.geometry.pads
         if (top, left) == (bottom, right):
             padding = (top, left)
@@ -111,18 +132,31 @@ class KroneckerConv2d(nn.Module):
         geometry = self.geometry
         return F.conv2d(x, self.to_dense(), self.bias, geometry.stride, padding, geometry.dilation, geometry.group)
 
-    def _operator(self, x: Tensor) -> Tensor:
-        height, width = self.geometry.output_size((int(x.shape[2]), int(x.shape[3])))
-        output: Tensor = torch.onnx.ops.symbolic(
-            f"{DOMAIN}::{OP_TYPE}",
-            [x, self.zero_bias if self.bias is None else self.bias, *self.factors],
-            operator_attributes(self.structure, self.geometry),
-            dtype=x.dtype,
-            shape=(x.shape[0], self.structure.weight_shape[0], height, width),
-            version=VERSION,
-            metadata_props={SITE_KEY: self.site, METHOD_KEY: self.structure.method},
-        )
-        return output
 
-    def extra_repr(self) -> str:
-        return f"{self.structure}, ranks={self.structure.ranks}, {self.geometry}, site={self.site!r}"
+class KroneckerLinear(KroneckerLayer):
+    """[N, ..., C] -> [N, ..., F], computed as a linear layer by ``to_dense()``; trains and exports.
+
+    To the operator it is a 1x1 conv of images [N, C, L, 1], where L is the number of positions between N and C.
+    """
+
+    def __init__(self, network: KroneckerNetwork, bias: Tensor | None = None, site: str = "") -> None:
+        super().__init__(network, ConvGeometry((1, 1)), bias, site)
+
+    @property
+    def in_features(self) -> int:
+        return self.structure.weight_shape[1]
+
+    @property
+    def out_features(self) -> int:
+        return self.structure.weight_shape[0]
+
+    @property
+    def weight(self) -> Tensor:
+        """[F, C]: what the layer would hold as an ``nn.Linear``."""
+        return self.to_dense()[:, :, 0, 0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.onnx.is_in_onnx_export():
+            return F.linear(x, self.weight, self.bias)
+        output = self.operator(columns(x))
+        return output.reshape(x.shape[0], self.out_features, *x.shape[1:-1]).movedim(1, -1)

@@ -1,4 +1,4 @@
-"""A model with its convolutions replaced by KroneckerConv2d, and the factors as a file."""
+"""A model with its sites replaced by KroneckerConv2d and KroneckerLinear, and the factors as a file."""
 
 import copy
 import json
@@ -10,24 +10,24 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import nn
 
-from kronexport.export.module import KroneckerConv2d
+from kronexport.export.module import KroneckerConv2d, KroneckerLayer, KroneckerLinear
 from kronexport.factorize.calibrate import Calibration, fit_network
 from kronexport.factorize.decompose import decompose
 from kronexport.factorize.network import KroneckerNetwork, check_group, relative_error
 from kronexport.files import write_bytes_aside
 from kronexport.records import Plan, Structure
-from kronexport.survey.sites import conv_at, conv_geometry
+from kronexport.survey.sites import layer_at, layer_geometry, layer_weight
 
 
 def site_weights(model: nn.Module, sites: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:
-    """Weight [F, C / group, kh, kw] of each named conv."""
-    return {site: conv_at(model, site).weight.detach().numpy() for site in sites}
+    """Weight [F, C / group, kh, kw] of each named conv or linear layer."""
+    return {site: layer_weight(layer_at(model, site)).numpy() for site in sites}
 
 
 def factorized(
     model: nn.Module, plan: Plan, calibration: Calibration | None, progress: Callable[[int, int], None]
 ) -> nn.Module:
-    """A copy of ``model`` in which every planned site is a KroneckerConv2d; the other sites are copied as they are.
+    """A copy of ``model`` in which every planned site is a KroneckerLayer; the other sites are copied as they are.
 
     Args:
         model: in eval mode.
@@ -41,13 +41,18 @@ def factorized(
     """
     structures = {choice.site: choice.structure for choice in plan.sites if choice.structure is not None}
     for site, structure in structures.items():
-        check_group(structure, conv_at(model, site).groups, site)
+        check_group(structure, layer_geometry(layer_at(model, site)).group, site)
     replaced = copy.deepcopy(model)
     for site, network in _networks(model, structures, calibration, progress).items():
-        conv = conv_at(replaced, site)
-        module = KroneckerConv2d(network, conv_geometry(conv), conv.bias, site)
-        replaced.set_submodule(site, module, strict=True)
+        replaced.set_submodule(site, kronecker_layer(layer_at(replaced, site), network, site), strict=True)
     return replaced.eval()
+
+
+def kronecker_layer(layer: nn.Conv2d | nn.Linear, network: KroneckerNetwork, site: str) -> KroneckerLayer:
+    """What takes the place of ``layer``, with its bias."""
+    if isinstance(layer, nn.Linear):
+        return KroneckerLinear(network, layer.bias, site)
+    return KroneckerConv2d(network, layer_geometry(layer), layer.bias, site)
 
 
 def _networks(
@@ -56,22 +61,27 @@ def _networks(
     calibration: Calibration | None,
     progress: Callable[[int, int], None],
 ) -> dict[str, KroneckerNetwork]:
-    """Fitted to the images; to the weight alone without images, and at grouped convs, which a fit cannot take."""
-    fitted = {site: s for site, s in structures.items() if calibration and conv_at(model, site).groups == 1}
+    """Fitted to the images; to the weight alone without images, and where a fit cannot go."""
+    fitted = {site: structure for site, structure in structures.items() if calibration and _fits(layer_at(model, site))}
     weights = site_weights(model, tuple(site for site in structures if site not in fitted))
     networks = {site: decompose(weight, structures[site]) for site, weight in weights.items()}
     return networks | fit_network(model, fitted, calibration, progress) if calibration else networks
 
 
-def kronecker_modules(model: nn.Module) -> dict[str, KroneckerConv2d]:
+def _fits(layer: nn.Conv2d | nn.Linear) -> bool:
+    """Whether ``fit_network`` takes the layer: an ungrouped conv."""
+    return isinstance(layer, nn.Conv2d) and layer.groups == 1
+
+
+def kronecker_modules(model: nn.Module) -> dict[str, KroneckerLayer]:
     """The factorized sites by name, in the model's order."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, KroneckerConv2d)}
+    return {name: module for name, module in model.named_modules() if isinstance(module, KroneckerLayer)}
 
 
 def weight_errors(dense: nn.Module, model: nn.Module) -> dict[str, float]:
     """||W - W^|| / ||W|| of every factorized site."""
     return {
-        site: relative_error(conv_at(dense, site).weight.detach().numpy(), module.network().to_dense())
+        site: relative_error(layer_weight(layer_at(dense, site)).numpy(), module.network().to_dense())
         for site, module in kronecker_modules(model).items()
     }
 

@@ -16,6 +16,9 @@ from kronexport.lower.forms import DENSE, generate_forms
 from kronexport.plan.roofline import conv_seconds, form_seconds
 from kronexport.records import ProgressCallback, Site, Structure
 
+SPECTRUM_MACS = 2**33
+"""Most multiply-accumulates for the Gram matrix of one structure (docs/decisions/0007)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -61,6 +64,22 @@ def all_candidates(
     return found
 
 
+def candidate_structures(site: Site) -> Iterator[Structure]:
+    """The structures of rank 1 that the planner looks at.
+
+    The first factor says which group an output channel is of (docs/decisions/0005). Structures whose spectrum would
+    take more than ``SPECTRUM_MACS`` are left out, as the square ones of a VGG's linear layers, but for the low-rank
+    pairs: one factor has all filters, the other all channels.
+    """
+    filters, channels, *_ = site.weight_shape
+    for unit in divisor_structures(site.weight_shape):
+        outer, inner = unit.factors
+        low_rank = (outer.f, inner.c) == (filters, channels)
+        affordable = math.prod(site.weight_shape) * max_rank(unit) <= SPECTRUM_MACS
+        if outer.f % site.geometry.group == 0 and (low_rank or affordable):
+            yield unit
+
+
 @dataclass(frozen=True, slots=True)
 class _Cost:
     """A structure at one rank in its fastest estimated form: all that does not depend on the weight."""
@@ -103,10 +122,8 @@ def _site_candidates(site: Site, scan: ErrorScan, costs: Sequence[_Cost], profil
 
 def _costs(site: Site, profile: TargetProfile) -> Iterator[_Cost]:
     """Of each structure and rank the fastest form by estimate, and the one of fewest MACs if that is another."""
-    for unit in divisor_structures(site.weight_shape):
+    for unit in candidate_structures(site):
         outer, inner = unit.factors
-        if outer.f % site.geometry.group:
-            continue  # its first factor does not say which group an output channel is of
         for rank in _ranks(unit, site):
             structure = gkpd_structure(outer.size, inner.size, rank)
             # the forms of all ranks above 1 differ in nothing but the size of the rank axis

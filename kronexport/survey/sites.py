@@ -1,4 +1,7 @@
-"""Which convolutions of a network can be factorized, and why the others cannot."""
+"""Which convolutions and linear layers of a network can be factorized, and why the others cannot.
+
+A linear layer is a 1x1 convolution in disguise: of an image of one pixel, or of as many as its input has positions.
+"""
 
 import math
 from collections import Counter, defaultdict
@@ -12,11 +15,15 @@ from torch.nn.utils.parametrize import is_parametrized
 from kronexport.errors import UserInputError
 from kronexport.records import ConvGeometry, InputSpec, Pads, Pair, Site, Skipped, Survey
 from kronexport.survey.imports import suggestion
-from kronexport.survey.trace import ConvCall, Trace, trace
+from kronexport.survey.trace import LayerCall, Trace, trace
 
 _IMAGE_RANK = 4
+_ROWS_RANK = 2
+"""Least axes of a linear layer's input: the batch and the channels."""
 _WHOLE_MODEL = "(model)"
 """What stands for the model itself where a name is asked for."""
+
+_Layer = _ConvNd | nn.Linear
 
 
 def survey(
@@ -24,26 +31,29 @@ def survey(
 ) -> Survey:
     """Every convolution of ``module``: the sites in order of execution, and the others with the reason.
 
+    Linear layers are looked at only where ``include`` names them (docs/decisions/0007).
+
     Args:
         module: The network in eval mode, on the CPU, float32.
         input_spec: Its input; sizes and MACs are those of this batch.
-        include: ``fnmatch`` patterns on dotted names; a conv that none of them matches is skipped. Empty: all.
-        exclude: Patterns of convs to skip; they win over ``include``.
+        include: ``fnmatch`` patterns on dotted names; a conv that none of them matches is skipped. Empty: all convs.
+        exclude: Patterns of layers to skip; they win over ``include``.
 
     Returns:
         ``macs`` counts all convolutions (transposed ones too) and matrix products; ``params`` each parameter once.
 
     Raises:
-        UserInputError: the model refuses the input, a pattern matches no convolution, or none is left to factorize.
+        UserInputError: the model refuses the input, a pattern matches no layer, or none is left to factorize.
     """
     found = trace(module, input_spec)
-    convs = _convs_in_order(module, found)
-    obstacles = {name: _obstacle(name, conv, found, module) for name, conv in convs.items()}
+    layers = _layers_in_order(module, found)
+    wanted = {name: layer for name, layer in layers.items() if isinstance(layer, _ConvNd) or _matches(name, include)}
+    obstacles = {name: _obstacle(name, layer, found, module) for name, layer in wanted.items()}
     obstacles |= {name or _WHOLE_MODEL: _loose_reason(count) for name, count in found.loose.items()}
     obstacles |= dict.fromkeys(_quantized(module), "is quantized; give the model as it was before")
-    _check_patterns((*include, *exclude), list(obstacles))
+    _check_patterns((*include, *exclude), list(obstacles | layers))
     reasons = {name: reason or _not_selected(name, include, exclude) for name, reason in obstacles.items()}
-    sites = tuple(_site(name, convs[name], found) for name, reason in reasons.items() if reason is None)
+    sites = tuple(_site(name, layers[name], found) for name, reason in reasons.items() if reason is None)
     skipped = tuple(Skipped(name, reason) for name, reason in reasons.items() if reason is not None)
     if not sites:
         raise UserInputError(_nothing_left(skipped))
@@ -62,6 +72,34 @@ def conv_at(module: nn.Module, site: str) -> nn.Conv2d:
     return conv
 
 
+def layer_at(module: nn.Module, site: str) -> nn.Conv2d | nn.Linear:
+    """The conv or linear layer of that name.
+
+    Raises:
+        TypeError: what has that name is neither.
+    """
+    layer = module.get_submodule(site)
+    if not isinstance(layer, nn.Conv2d | nn.Linear):
+        raise TypeError(f"{site}: a {type(layer).__name__}, expected nn.Conv2d or nn.Linear")
+    return layer
+
+
+def layer_weight(layer: nn.Conv2d | nn.Linear) -> Tensor:
+    """[F, C / groups, kh, kw], without gradient; a linear layer's is [F, C, 1, 1]."""
+    weight = layer.weight.detach()
+    return weight[:, :, None, None] if isinstance(layer, nn.Linear) else weight
+
+
+def layer_geometry(layer: nn.Conv2d | nn.Linear) -> ConvGeometry:
+    """That of the conv, or of the 1x1 conv that the linear layer is."""
+    return ConvGeometry((1, 1)) if isinstance(layer, nn.Linear) else conv_geometry(layer)
+
+
+def columns(x: Tensor) -> Tensor:
+    """[N, ..., C] -> [N, C, L, 1]: a linear layer's input or output as the images of the 1x1 conv that it is."""
+    return x.movedim(-1, 1).reshape(x.shape[0], x.shape[-1], -1, 1)
+
+
 def conv_geometry(conv: nn.Conv2d) -> ConvGeometry:
     """Kernel, stride, padding, dilation and group of ``conv`` in ONNX Conv's terms."""
     return ConvGeometry(_pair(conv.kernel_size), _pair(conv.stride), onnx_pads(conv), _pair(conv.dilation), conv.groups)
@@ -78,29 +116,36 @@ def onnx_pads(conv: nn.Conv2d) -> Pads:
     return height, width, height, width
 
 
-def _convs_in_order(module: nn.Module, found: Trace) -> dict[str, _ConvNd]:
-    """All conv modules of any kind: those that ran in order of execution, then the rest."""
-    convs = {name: part for name, part in module.named_modules() if isinstance(part, _ConvNd)}
-    return {name: convs[name] for name in (*found.calls, *convs)}
+def _layers_in_order(module: nn.Module, found: Trace) -> dict[str, _Layer]:
+    """All conv modules of any kind and all linear ones: those that ran in order of execution, then the rest."""
+    layers = {name: part for name, part in module.named_modules() if isinstance(part, _ConvNd | nn.Linear)}
+    return {name: layers[name] for name in (*found.calls, *layers)}
 
 
-def _site(name: str, conv: _ConvNd, found: Trace) -> Site:
-    assert isinstance(conv, nn.Conv2d)  # noqa: S101  # _obstacle lets nothing else pass; this tells the type checker
+def _site(name: str, layer: _Layer, found: Trace) -> Site:
+    assert isinstance(layer, nn.Conv2d | nn.Linear)  # noqa: S101  # _obstacle lets nothing else pass
     (call,) = found.calls[name]
-    macs = math.prod(call.output_shape) * math.prod(conv.weight.shape[1:])
+    geometry = layer_geometry(layer)
+    filters, channels, *_ = layer.weight.shape
+    macs = math.prod(call.output_shape) * math.prod(layer.weight.shape[1:])
     return Site(
         name=name,
         batch=call.input_shape[0],
-        in_channels=conv.in_channels,
-        out_channels=conv.out_channels,
-        geometry=conv_geometry(conv),
-        input_size=_pair(call.input_shape[2:]),
-        output_size=_pair(call.output_shape[2:]),
-        has_bias=conv.bias is not None,
-        params=sum(parameter.numel() for parameter in conv.parameters()),
+        in_channels=channels * geometry.group,
+        out_channels=filters,
+        geometry=geometry,
+        input_size=_image_size(layer, call.input_shape),
+        output_size=_image_size(layer, call.output_shape),
+        has_bias=layer.bias is not None,
+        params=sum(parameter.numel() for parameter in layer.parameters()),
         macs=macs,
         share=macs / found.macs,
     )
+
+
+def _image_size(layer: nn.Conv2d | nn.Linear, shape: tuple[int, ...]) -> Pair:
+    """(height, width) of a conv's image; a linear layer's positions are one column of pixels."""
+    return (math.prod(shape[1:-1]), 1) if isinstance(layer, nn.Linear) else _pair(shape[2:])
 
 
 def _pair(sizes: Sequence[int]) -> Pair:
@@ -111,70 +156,74 @@ def _pair(sizes: Sequence[int]) -> Pair:
 # --- why a convolution stays as it is ---------------------------------------------------------------------------
 
 
-def _obstacle(name: str, conv: _ConvNd, found: Trace, module: nn.Module) -> str | None:
-    """The first reason why ``conv`` cannot be replaced by a factorized one; None if there is none."""
+def _obstacle(name: str, layer: _Layer, found: Trace, module: nn.Module) -> str | None:
+    """The first reason why ``layer`` cannot be replaced by a factorized one; None if there is none."""
+    least = _ROWS_RANK if isinstance(layer, nn.Linear) else _IMAGE_RANK
     return (
-        _kind_obstacle(conv)
-        or _weight_obstacle(name, conv, module)
-        or _use_obstacle(name, found.calls.get(name, []), found)
-        or _place_obstacle(name, conv, module)
+        _kind_obstacle(layer)
+        or _weight_obstacle(name, layer, module)
+        or _use_obstacle(name, found.calls.get(name, []), found, least)
+        or _place_obstacle(name, layer, module)
     )
 
 
-def _kind_obstacle(conv: _ConvNd) -> str | None:
+def _kind_obstacle(layer: _Layer) -> str | None:
+    kind = f"is a {type(layer).__name__}, which has a forward of its own"
     obstacles = {
-        "is a transposed convolution": isinstance(conv, _ConvTransposeNd),
-        "its weight is computed by a parametrization; remove_parametrizations makes it plain": is_parametrized(conv),
-        "is a 1-D convolution": isinstance(conv, nn.Conv1d),
-        "is a 3-D convolution": isinstance(conv, nn.Conv3d),
-        f"is a {type(conv).__name__}, which has a forward of its own": _has_own_forward(type(conv)),
-        "is depthwise": conv.groups == conv.in_channels > 1,
-        f"pads with {conv.padding_mode!r}, not with zeros": conv.padding_mode != "zeros",
+        "is a transposed convolution": isinstance(layer, _ConvTransposeNd),
+        "its weight is computed by a parametrization; remove_parametrizations makes it plain": is_parametrized(layer),
+        "is a 1-D convolution": isinstance(layer, nn.Conv1d),
+        "is a 3-D convolution": isinstance(layer, nn.Conv3d),
     }
+    if isinstance(layer, nn.Linear):
+        obstacles[kind] = _differs(type(layer), nn.Linear, ("__call__", "forward"))
+    else:
+        obstacles[kind] = _differs(type(layer), nn.Conv2d, ("__call__", "forward", "_conv_forward"))
+        obstacles["is depthwise"] = layer.groups == layer.in_channels > 1
+        obstacles[f"pads with {layer.padding_mode!r}, not with zeros"] = layer.padding_mode != "zeros"
     return next((reason for reason, applies in obstacles.items() if applies), None)
 
 
-def _weight_obstacle(name: str, conv: _ConvNd, module: nn.Module) -> str | None:
-    if "weight" not in dict(conv.named_parameters()):
+def _weight_obstacle(name: str, layer: _Layer, module: nn.Module) -> str | None:
+    if "weight" not in dict(layer.named_parameters()):
         return "its weight is computed by a hook at each call, as by weight_norm or pruning; make it permanent first"
-    if conv.weight.is_complex():
+    if layer.weight.is_complex():
         return "its weight is complex"
-    if _has_hooks(conv) or "forward" in vars(conv):
+    if _has_hooks(layer) or "forward" in vars(layer):
         return "has hooks or a forward of its own, which would be lost"
-    sharing = _modules_with(conv.weight, module) - {name}
+    sharing = _modules_with(layer.weight, module) - {name}
     return f"shares its weight with {', '.join(sorted(sharing))}" if sharing else None
 
 
-def _has_own_forward(kind: type[_ConvNd]) -> bool:
-    """Whether a subclass of nn.Conv2d may compute something else; one that only builds itself otherwise does not."""
-    methods = ("__call__", "forward", "_conv_forward")
-    return any(getattr(kind, method) is not getattr(nn.Conv2d, method) for method in methods)
+def _differs(kind: type[_Layer], plain: type[_Layer], methods: Sequence[str]) -> bool:
+    """Whether a subclass of ``plain`` may compute something else; one that only builds itself otherwise does not."""
+    return any(getattr(kind, method) is not getattr(plain, method) for method in methods)
 
 
-def _has_hooks(conv: _ConvNd) -> bool:
-    return bool(conv._forward_hooks or conv._forward_pre_hooks)  # noqa: SLF001  # torch has no public way to ask
+def _has_hooks(layer: _Layer) -> bool:
+    return bool(layer._forward_hooks or layer._forward_pre_hooks)  # noqa: SLF001  # torch has no public way to ask
 
 
-def _use_obstacle(name: str, calls: Sequence[ConvCall], found: Trace) -> str | None:
+def _use_obstacle(name: str, calls: Sequence[LayerCall], found: Trace, least_rank: int) -> str | None:
     if name in found.read_outside:
         return "its weight is used outside its own call, by other code or through conv.forward(...)"
     if not calls:
         return "is never called in forward"
     if len(calls) > 1:
         return f"is called {len(calls)} times in one forward"
-    if len(calls[0].input_shape) != _IMAGE_RANK:
+    if len(calls[0].input_shape) < least_rank:
         return f"is called on {len(calls[0].input_shape)}-D input, without a batch axis"
     return None
 
 
-def _place_obstacle(name: str, conv: _ConvNd, module: nn.Module) -> str | None:
+def _place_obstacle(name: str, layer: _Layer, module: nn.Module) -> str | None:
     if not name:
         return "is the whole model; put it into an nn.Sequential"
     parents = defaultdict(list)
     for path, part in module.named_modules(remove_duplicate=False):
-        if part is conv:
+        if part is layer:
             parents[id(module.get_submodule(path.rpartition(".")[0]))].append(path)
-    # A module that holds the conv and is itself known by several names is replaced once, for all of them.
+    # A module that holds the layer and is itself known by several names is replaced once, for all of them.
     places = [paths[0] for paths in parents.values()]
     return f"is held by several modules: {', '.join(places)}" if len(places) > 1 else None
 
@@ -205,11 +254,15 @@ def _quantized(module: nn.Module) -> list[str]:
 # --- what the user selected ---------------------------------------------------------------------------------------
 
 
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
 def _not_selected(name: str, include: Sequence[str], exclude: Sequence[str]) -> str | None:
     excluding = next((pattern for pattern in exclude if fnmatchcase(name, pattern)), None)
     if excluding is not None:
         return f"excluded by --exclude {excluding}"
-    if include and not any(fnmatchcase(name, pattern) for pattern in include):
+    if include and not _matches(name, include):
         return f"not selected by --include {' '.join(include)}"
     return None
 
@@ -220,7 +273,7 @@ def _check_patterns(patterns: Sequence[str], names: Sequence[str]) -> None:
             continue
         inside = any(name.startswith(f"{pattern}.") for name in names)
         hint = f"; did you mean '{pattern}.*'?" if inside else suggestion(pattern, names)
-        raise UserInputError(f"--include/--exclude {pattern!r}: matches no convolution of the model{hint}")
+        raise UserInputError(f"--include/--exclude {pattern!r}: matches no convolution or linear layer{hint}")
 
 
 def _nothing_left(skipped: Sequence[Skipped]) -> str:

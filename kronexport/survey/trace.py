@@ -22,8 +22,8 @@ _FLOPS_PER_MAC = 2
 
 
 @dataclass(frozen=True, slots=True)
-class ConvCall:
-    """One call of a conv module: full shapes of its input and output."""
+class LayerCall:
+    """One call of a conv or linear module: full shapes of its input and output."""
 
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
@@ -33,13 +33,13 @@ class ConvCall:
 class Trace:
     """What one forward pass showed.
 
-    ``calls`` holds the calls of each conv module by its name, in order of their first execution. ``loose`` counts the
-    convolutions by the name of the innermost module (``""`` is the model) when they belong to no conv module's own
-    call; ``read_outside`` names the conv modules whose weight something else than their own call used. ``macs``
-    are those of all convolutions and matrix products, for the whole batch.
+    ``calls`` holds the calls of each conv and linear module by its name, in order of their first execution. ``loose``
+    counts the convolutions by the name of the innermost module (``""`` is the model) when they belong to no conv
+    module's own call; ``read_outside`` names the conv and linear modules whose weight something else than their own
+    call used. ``macs`` are those of all convolutions and matrix products, for the whole batch.
     """
 
-    calls: dict[str, list[ConvCall]] = field(default_factory=lambda: defaultdict(list))
+    calls: dict[str, list[LayerCall]] = field(default_factory=lambda: defaultdict(list))
     loose: Counter[str] = field(default_factory=Counter)
     read_outside: set[str] = field(default_factory=set)
     macs: int = 0
@@ -54,7 +54,7 @@ def trace(module: nn.Module, input_spec: InputSpec) -> Trace:
     shape = "x".join(map(str, input_spec.shape))
     found = Trace()
     images = torch.randn(input_spec.shape, generator=torch.Generator().manual_seed(_SEED))
-    watch = _ConvWatch(module, found)
+    watch = _LayerWatch(module, found)
     counter = _mac_counter()
     with ExitStack() as stack:
         for context in (torch.no_grad(), _decomposed_attention(), watch.hooked(), watch, counter):
@@ -65,7 +65,7 @@ def trace(module: nn.Module, input_spec: InputSpec) -> Trace:
     return found
 
 
-class _ConvWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves __init_subclass__ untyped
+class _LayerWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves __init_subclass__ untyped
     """Follows the modules by hooks and the operators by dispatch, and notes every convolution in a Trace."""
 
     def __init__(self, module: nn.Module, found: Trace) -> None:
@@ -73,12 +73,12 @@ class _ConvWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch l
         self._module = module
         self._found = found
         self._running = [""]
-        self._convs = {name: part for name, part in module.named_modules() if isinstance(part, _ConvNd)}
+        self._layers = {name: part for name, part in module.named_modules() if isinstance(part, _ConvNd | nn.Linear)}
         self._owners = {
             weight.data_ptr(): name
-            for name, conv in self._convs.items()
+            for name, layer in self._layers.items()
             # One that is computed at each call, as by weight_norm, is no parameter and has no fixed place.
-            if (weight := conv._parameters.get("weight")) is not None  # noqa: SLF001  # getattr would compute it
+            if (weight := layer._parameters.get("weight")) is not None  # noqa: SLF001  # getattr would compute it
         }
 
     @contextmanager
@@ -101,9 +101,9 @@ class _ConvWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch l
     def _leave(self, name: str) -> Any:
         def leave(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             self._running.pop()
-            if name in self._convs:
+            if name in self._layers:
                 images = args[0] if args else kwargs["input"]
-                self._found.calls[name].append(ConvCall(tuple(images.shape), tuple(output.shape)))
+                self._found.calls[name].append(LayerCall(tuple(images.shape), tuple(output.shape)))
 
         return leave
 
@@ -116,7 +116,7 @@ class _ConvWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch l
         self._found.read_outside |= outside
         is_convolution = func.overloadpacket is torch.ops.aten.convolution
         # A conv whose own weight is used elsewhere is named for that; it is not an unknown one besides.
-        if is_convolution and running not in self._convs and not outside:
+        if is_convolution and not isinstance(self._layers.get(running), _ConvNd) and not outside:
             self._found.loose[running] += 1
         return func(*args, **(kwargs or {}))
 

@@ -1,17 +1,20 @@
-"""KroneckerConv2d: computes what its factors say, trains, and exports as one operator."""
+"""KroneckerConv2d and KroneckerLinear: each computes what its factors say, trains, and exports as one operator."""
 
 import numpy as np
+import onnx_ir as ir
+import onnxruntime
 import pytest
 import torch
 from hypothesis import given, settings
 from torch import nn
 
 from kronexport.errors import UserInputError
-from kronexport.export.module import KroneckerConv2d
+from kronexport.export.module import KroneckerConv2d, KroneckerLinear
 from kronexport.export.onnx_export import export_onnx
-from kronexport.export.operator import is_kronecker, read_node
+from kronexport.export.operator import attach_functions, is_kronecker, read_node
+from kronexport.factorize.decompose import decompose
 from kronexport.factorize.gkpd import gkpd_structure
-from kronexport.records import InputSpec
+from kronexport.records import ConvGeometry, InputSpec, Structure
 from tests.strategies import Layer, layers
 
 FULL = gkpd_structure((4, 2, 3, 1), (2, 3, 1, 3), 18)
@@ -77,6 +80,48 @@ def test_every_factor_and_the_bias_get_gradients() -> None:
     module = KroneckerConv2d.from_conv(nn.Conv2d(6, 8, 3, padding=1), FULL)
     module(torch.randn(1, 6, 5, 5)).square().sum().backward()
     assert [name for name, p in module.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+ROWS = ((3, 12), (2, 5, 12), (2, 4, 3, 12))
+LOW_RANK = gkpd_structure((10, 1, 1, 1), (1, 12, 1, 1), 10)
+
+
+def linear(structure: Structure = LOW_RANK) -> tuple[nn.Linear, KroneckerLinear]:
+    """A linear layer and its factorized form."""
+    torch.manual_seed(0)
+    layer = nn.Linear(12, 10)
+    network = decompose(layer.weight.detach()[:, :, None, None].numpy(), structure)
+    return layer, KroneckerLinear(network, layer.bias, "head")
+
+
+@pytest.mark.parametrize("shape", ROWS)
+def test_at_full_rank_it_replaces_a_linear_layer(shape: tuple[int, ...]) -> None:
+    """For any leading shape, with the attributes that a forward may read; it trains."""
+    layer, module = linear()
+    x = torch.randn(shape)
+    torch.testing.assert_close(module(x), layer(x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(module.weight, layer.weight, rtol=1e-4, atol=1e-5)
+    assert (module.in_features, module.out_features) == (layer.in_features, layer.out_features)
+    module(x).square().sum().backward()
+    assert [name for name, p in module.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@pytest.mark.parametrize("structure", [LOW_RANK, gkpd_structure((5, 3, 1, 1), (2, 4, 1, 1), 2)])
+@pytest.mark.parametrize("shape", ROWS)
+def test_a_linear_layer_exports_as_one_operator(shape: tuple[int, ...], structure: Structure) -> None:
+    """Which computes what the module does; a classifier needs no Transpose for its rows."""
+    _, module = linear(structure)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    exported = export_onnx(module, InputSpec("x", shape))
+    (node,) = [node for node in exported.graph if is_kronecker(node)]
+    meaning = read_node(node)
+    assert (meaning.site, meaning.structure, meaning.geometry) == ("head", structure, ConvGeometry((1, 1)))
+    if len(shape) == 2:
+        assert [other.op_type for other in exported.graph if other.op_type == "Transpose"] == []
+    attach_functions(exported)
+    session = onnxruntime.InferenceSession(ir.to_proto(exported).SerializeToString())
+    expected = module(x).detach().numpy()
+    np.testing.assert_allclose(session.run(None, {"x": x.numpy()})[0], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_structure_that_does_not_fit_is_refused() -> None:

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from torch import nn
 
 from kronexport.errors import KronexportError, UserInputError
-from kronexport.export.module import KroneckerConv2d
+from kronexport.export.module import KroneckerConv2d, KroneckerLinear
 from kronexport.export.replace import factorized, kronecker_modules, save_factors, site_weights, weight_errors
 from kronexport.factorize.calibrate import Calibration
 from kronexport.factorize.gkpd import gkpd, gkpd_structure
@@ -85,6 +85,23 @@ def test_a_grouped_conv_is_replaced_with_and_without_images(model: nn.Module) ->
         torch.testing.assert_close(site(x), model.get_submodule("1")(x), rtol=1e-4, atol=1e-5)
 
 
+def test_a_linear_layer_is_replaced_with_and_without_images() -> None:
+    """And its error is that of its weight."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(4, 6, 3), nn.Flatten(), nn.Linear(96, 5)).eval()
+    low_rank = SitePlan("2", gkpd_structure((5, 1, 1, 1), (1, 96, 1, 1), 2), "grouped-2-1", 1, 1, 0.0)
+    plan = replace(PLAN, sites=(PLAN.sites[0], low_rank))
+    images = np.random.default_rng(0).standard_normal((8, 4, 6, 6)).astype(np.float32)
+    weight = model.get_parameter("2.weight").detach().numpy()
+    singular = np.linalg.svd(weight, compute_uv=False)
+    for calibration in (None, Calibration(images, 1)):
+        replaced = factorized(model, plan, calibration, silent)
+        assert isinstance(replaced.get_submodule("2"), KroneckerLinear)
+        error = np.linalg.norm(singular[2:]) / np.linalg.norm(singular)
+        assert weight_errors(model, replaced)["2"] == pytest.approx(error, rel=1e-5)
+        assert replaced(torch.from_numpy(images)).shape == (8, 5)
+
+
 def test_a_structure_that_does_not_suit_the_groups_is_refused_by_its_site(model: nn.Module) -> None:
     """Before anything is fitted."""
     model = nn.Sequential(nn.Conv2d(8, 6, 3, groups=2))
@@ -111,7 +128,7 @@ def test_site_weights_are_those_of_the_convs(model: nn.Module) -> None:
 
 
 def test_a_site_that_is_no_conv_is_refused(model: nn.Module) -> None:
-    with pytest.raises(TypeError, match=r"1\.0: a BatchNorm2d, expected nn\.Conv2d"):
+    with pytest.raises(TypeError, match=r"1\.0: a BatchNorm2d, expected nn\.Conv2d or nn\.Linear"):
         site_weights(model, ("1.0",))
 
 

@@ -14,7 +14,7 @@ from torch.nn.utils.parametrize import register_parametrization
 
 from kronexport.errors import UserInputError
 from kronexport.records import ConvGeometry, InputSpec, Survey
-from kronexport.survey.sites import onnx_pads, survey
+from kronexport.survey.sites import columns, layer_weight, onnx_pads, survey
 
 SPEC = InputSpec("input", (1, 4, 8, 8))
 
@@ -286,6 +286,78 @@ def test_conv_that_is_not_registered_is_reported() -> None:
 def test_bare_conv_as_the_model_says_what_to_do() -> None:
     with pytest.raises(UserInputError, match="is the whole model; put it into an"):
         look(nn.Conv2d(4, 4, 1))
+
+
+# --- linear layers, which are 1x1 convs where --include names them ------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("run", "pixels"),
+    [
+        (lambda net, x: net.part(x.mean((2, 3))), 1),
+        (lambda net, x: net.part(x.flatten(2).transpose(1, 2)), 64),
+        (lambda net, x: net.part(x.permute(0, 2, 3, 1)), 64),
+    ],
+)
+def test_an_included_linear_layer_is_a_1x1_conv(run: Callable[[Net, Tensor], Tensor], pixels: int) -> None:
+    """Of one pixel for a classifier, else of as many as its input has positions."""
+    _, site = look(Net(run, part=nn.Linear(4, 6)), include=["*"]).sites
+    assert (site.name, site.weight_shape, site.geometry) == ("part", (6, 4, 1, 1), ConvGeometry((1, 1)))
+    assert (site.batch, site.input_size, site.output_size) == (1, (pixels, 1), (pixels, 1))
+    assert (site.params, site.macs, site.has_bias) == (30, pixels * 24, True)
+
+
+def test_a_linear_layer_that_no_include_names_is_left_alone() -> None:
+    """It is not among the skipped, since nobody asked for it; it may be excluded all the same."""
+    net = Net(lambda net, x: net.part(x.mean((2, 3))), part=nn.Linear(4, 6))
+    for found in (look(net), look(net, include=["plain"]), look(net, exclude=["part"])):
+        assert [site.name for site in found.sites] == ["plain"]
+        assert found.skipped == ()
+    (skipped,) = look(net, include=["*"], exclude=["part"]).skipped
+    assert (skipped.site, skipped.reason) == ("part", "excluded by --exclude part")
+
+
+class DoublingLinear(nn.Linear):
+    """A linear layer with a forward of its own."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return super().forward(rows) * 2
+
+
+def tied() -> Net:
+    net = Net(lambda net, x: net.part(x.mean((2, 3))), part=nn.Linear(4, 6), a=nn.Embedding(6, 4))
+    net.a.weight = net.part.weight
+    return net
+
+
+@pytest.mark.parametrize(
+    ("net", "says"),
+    [
+        (tied(), "shares its weight with a"),
+        (Net(lambda net, x: net.part(x.mean((2, 3))), part=DoublingLinear(4, 4)), "has a forward of its own"),
+        (Net(lambda net, x: net.part(net.part(x.mean((2, 3)))), part=nn.Linear(4, 4)), "called 2 times"),
+        (Net(lambda net, x: net.part(x.mean((0, 2, 3))), part=nn.Linear(4, 4)), "without a batch axis"),
+        (Net(lambda net, x: x.mean((2, 3)) @ net.part.weight, part=nn.Linear(4, 4)), "outside its own call"),
+        (Net(lambda net, x: functional.linear(x.mean((2, 3)), net.part.weight), part=nn.Linear(4, 4)), "outside"),
+        (Net(lambda _, x: x, part=nn.Linear(4, 4)), "never called"),
+    ],
+)
+def test_an_included_linear_layer_has_the_obstacles_of_a_conv(net: Net, says: str) -> None:
+    found = look(net, include=["*"])
+    assert [site.name for site in found.sites] == ["plain"]
+    (skipped,) = found.skipped
+    assert skipped.site == "part"
+    assert says in skipped.reason
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(1, 4), min_size=0, max_size=3))
+def test_columns_turn_a_linear_layer_into_a_conv(middle: list[int]) -> None:
+    """The 1x1 conv of the columns of the input gives the columns of the output."""
+    layer = nn.Linear(5, 7, dtype=torch.float64)
+    x = torch.randn(2, *middle, 5, dtype=torch.float64)
+    expected = functional.conv2d(columns(x), layer_weight(layer), layer.bias)
+    np.testing.assert_allclose(columns(layer(x)).detach().numpy(), expected.detach().numpy(), rtol=1e-12, atol=1e-12)
 
 
 # --- what the user selects ----------------------------------------------------------------------------------------
