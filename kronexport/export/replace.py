@@ -61,16 +61,12 @@ def _networks(
     calibration: Calibration | None,
     progress: Callable[[int, int], None],
 ) -> dict[str, KroneckerNetwork]:
-    """Fitted to the images; to the weight alone without images, and where a fit cannot go."""
-    fitted = {site: structure for site, structure in structures.items() if calibration and _fits(layer_at(model, site))}
+    """Fitted to the images; to the weight alone without images, and at linear layers, which a fit does not take."""
+    convs = {site for site in structures if isinstance(layer_at(model, site), nn.Conv2d)}
+    fitted = {site: structure for site, structure in structures.items() if calibration and site in convs}
     weights = site_weights(model, tuple(site for site in structures if site not in fitted))
     networks = {site: decompose(weight, structures[site]) for site, weight in weights.items()}
     return networks | fit_network(model, fitted, calibration, progress) if calibration else networks
-
-
-def _fits(layer: nn.Conv2d | nn.Linear) -> bool:
-    """Whether ``fit_network`` takes the layer: an ungrouped conv."""
-    return isinstance(layer, nn.Conv2d) and layer.groups == 1
 
 
 def kronecker_modules(model: nn.Module) -> dict[str, KroneckerLayer]:

@@ -71,18 +71,20 @@ def test_with_images_the_outputs_on_them_are_closer(model: nn.Module) -> None:
     assert told == [(0, 1)]
 
 
-def test_a_grouped_conv_is_replaced_with_and_without_images(model: nn.Module) -> None:
-    """At full rank it computes what the conv did; its neighbours are fitted as without it."""
+def test_a_grouped_conv_is_fitted_like_any_other() -> None:
+    """Closer on the images than its weight's own factors, and exact where the rank is full."""
     torch.manual_seed(1)
-    model = nn.Sequential(model, nn.Conv2d(4, 6, 3, groups=2)).eval()
-    exact = SitePlan("1", gkpd_structure((2, 2, 3, 1), (3, 1, 1, 3), 9), "grouped-1-2", 1, 1, 0.0)
-    plan = replace(PLAN, sites=(replace(PLAN.sites[0], site="0.0"), exact))
-    images = np.random.default_rng(0).standard_normal((8, 4, 9, 9)).astype(np.float32)
-    for calibration in (None, Calibration(images, 1)):
-        site = factorized(model, plan, calibration, silent).get_submodule("1")
-        assert isinstance(site, KroneckerConv2d)
-        x = torch.randn(1, 4, 7, 7)
-        torch.testing.assert_close(site(x), model.get_submodule("1")(x), rtol=1e-4, atol=1e-5)
+    model = nn.Sequential(nn.Conv2d(8, 6, 3, groups=2), nn.ReLU(), nn.Conv2d(6, 4, 3, groups=2)).eval()
+    low = SitePlan("0", gkpd_structure((6, 1, 3, 1), (1, 4, 1, 3), 2), "grouped-1-2", 1, 1, 0.0)
+    full = SitePlan("2", gkpd_structure((2, 3, 3, 1), (2, 1, 1, 3), 6), "grouped-1-2", 1, 1, 0.0)
+    plan = replace(PLAN, sites=(low, full))
+    images = np.random.default_rng(0).standard_normal((40, 8, 8, 8)).astype(np.float32).cumsum(axis=3)
+    by_weight, by_images = (factorized(model, plan, given, silent) for given in (None, Calibration(images, 1)))
+    torch.testing.assert_close(by_weight.get_submodule("2").weight, model.get_parameter("2.weight"))
+    x = torch.from_numpy(images)
+    with torch.no_grad():
+        near, far = ((net(x) - model(x)).norm() for net in (by_images, by_weight))
+    assert near < 0.8 * far
 
 
 def test_a_linear_layer_is_replaced_with_and_without_images() -> None:
