@@ -17,7 +17,7 @@ from kronexport.config import BuildConfig
 from kronexport.export.onnx_export import export_onnx, save_model
 from kronexport.export.operator import attach_functions
 from kronexport.export.replace import factorized, save_factors, site_weights, weight_errors
-from kronexport.factorize.calibrate import Calibration, image_limit
+from kronexport.factorize.calibrate import COLUMN_LIMIT, Calibration, image_limit, is_too_wide
 from kronexport.factorize.scan import ErrorScan
 from kronexport.files import write_text_aside
 from kronexport.lower.lowering import lower
@@ -221,6 +221,10 @@ def fitting_notes(project: Project, network: Network) -> tuple[str, ...]:
     if not network.plan.forms:
         return ("the plan leaves every convolution dense", *notes)
     fitted = f"{images.used} calibration images" if images else "the weights alone"
+    structures = [choice.structure for choice in network.plan.sites if choice.structure is not None]
+    wide = sum(map(is_too_wide, structures)) if images else 0
+    if wide:
+        notes = (f"{wide} layers of more than {COLUMN_LIMIT} columns keep the factors of their weight", *notes)
     return (f"factors are fitted to {fitted}", "lowerings are chosen by the target's roofline", *notes)
 
 

@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,8 @@ from kronexport.factorize.calibrate import Calibration, fit_network
 from kronexport.factorize.decompose import decompose
 from kronexport.factorize.network import KroneckerNetwork, check_group, relative_error
 from kronexport.files import write_bytes_aside
-from kronexport.records import Plan, Structure
-from kronexport.survey.sites import layer_at, layer_geometry, layer_weight
+from kronexport.records import Plan
+from kronexport.survey.sites import SiteLayer, layer_at, layer_geometry, layer_weight
 
 
 def site_weights(model: nn.Module, sites: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:
@@ -42,31 +42,22 @@ def factorized(
     structures = {choice.site: choice.structure for choice in plan.sites if choice.structure is not None}
     for site, structure in structures.items():
         check_group(structure, layer_geometry(layer_at(model, site)).group, site)
+    if calibration is None:
+        weights = site_weights(model, tuple(structures))
+        networks = {site: decompose(weights[site], structure) for site, structure in structures.items()}
+    else:
+        networks = fit_network(model, structures, calibration, progress)
     replaced = copy.deepcopy(model)
-    for site, network in _networks(model, structures, calibration, progress).items():
+    for site, network in networks.items():
         replaced.set_submodule(site, kronecker_layer(layer_at(replaced, site), network, site), strict=True)
     return replaced.eval()
 
 
-def kronecker_layer(layer: nn.Conv2d | nn.Linear, network: KroneckerNetwork, site: str) -> KroneckerLayer:
+def kronecker_layer(layer: SiteLayer, network: KroneckerNetwork, site: str) -> KroneckerLayer:
     """What takes the place of ``layer``, with its bias."""
     if isinstance(layer, nn.Linear):
         return KroneckerLinear(network, layer.bias, site)
     return KroneckerConv2d(network, layer_geometry(layer), layer.bias, site)
-
-
-def _networks(
-    model: nn.Module,
-    structures: Mapping[str, Structure],
-    calibration: Calibration | None,
-    progress: Callable[[int, int], None],
-) -> dict[str, KroneckerNetwork]:
-    """Fitted to the images; to the weight alone without images, and at linear layers, which a fit does not take."""
-    convs = {site for site in structures if isinstance(layer_at(model, site), nn.Conv2d)}
-    fitted = {site: structure for site, structure in structures.items() if calibration and site in convs}
-    weights = site_weights(model, tuple(site for site in structures if site not in fitted))
-    networks = {site: decompose(weight, structures[site]) for site, weight in weights.items()}
-    return networks | fit_network(model, fitted, calibration, progress) if calibration else networks
 
 
 def kronecker_modules(model: nn.Module) -> dict[str, KroneckerLayer]:

@@ -7,7 +7,8 @@ is one, lets it through: gamma^2 / (var + eps).
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,15 +23,18 @@ from kronexport.factorize.fitting import fit
 from kronexport.factorize.following import row_weights
 from kronexport.factorize.moments import Moments, add_batch
 from kronexport.factorize.network import KroneckerNetwork
-from kronexport.factorize.passes import Pass, at_input, at_output, passes
-from kronexport.records import Site, Structure
+from kronexport.factorize.passes import at_input, at_output, passes
+from kronexport.factorize.tensor import Size4
+from kronexport.records import ConvGeometry, Site, Structure
 from kronexport.survey.imports import USER_EXCEPTIONS
-from kronexport.survey.sites import conv_at, conv_geometry
+from kronexport.survey.sites import layer_at, layer_geometry, layer_weight
 
 IMAGE_LIMIT = 512
 """Most calibration images used: second moments settle earlier."""
 ACTIVATION_LIMIT = 2**28
 """Most values (1 GiB) that one site gets and gives for all images; both networks rest there, shortcuts beside it."""
+COLUMN_LIMIT = 8192
+"""Most columns D = C kh kw of a weight that is fitted: S [D, D] of more passes 256 MiB, and six of them are held."""
 _BATCH = 64
 _BATCH_TOLERANCE = 1e-3
 """Relative distance of outputs computed in batches of two sizes; rounding is far below, another computation above."""
@@ -63,17 +67,22 @@ def image_limit(sites: Sequence[Site]) -> int:
     return max(1, min(IMAGE_LIMIT, ACTIVATION_LIMIT // widest))
 
 
+def is_too_wide(structure: Structure) -> bool:
+    """Whether a weight of this structure has more columns than a fit takes."""
+    return math.prod(structure.weight_shape[1:]) > COLUMN_LIMIT
+
+
 def fit_network(
     model: nn.Module,
     structures: Mapping[str, Structure],
     calibration: Calibration,
     progress: Callable[[int, int], None],
 ) -> dict[str, KroneckerNetwork]:
-    """The factors of every site in ``structures``, by name.
+    """The factors of every site in ``structures``, by name; a site of too many columns keeps those of its weight.
 
     Args:
         model: in eval mode, on the CPU, float32; it is not changed.
-        structures: by the name of an nn.Conv2d, in order of execution.
+        structures: by the name of an nn.Conv2d or nn.Linear, in order of execution.
         calibration: the images.
         progress: told (done, total) sites.
 
@@ -90,11 +99,16 @@ def fit_network(
     ):
         for done, (site, structure) in enumerate(structures.items()):
             progress(done, len(structures))
-            conv = conv_at(compressed, site)
-            weight = conv.weight.detach().numpy().copy()
-            seen, held = _site_moments(site, conv, dense, given)
-            networks[site] = fit(decompose(weight, structure), weight, seen, held, rows[site])
-            conv.weight.copy_(torch.from_numpy(networks[site].to_dense()))
+            shared = layer_weight(layer_at(compressed, site))
+            weight = shared.numpy().copy()
+            networks[site] = decompose(weight, structure)
+            pairs = ((one.reach(site), other.reach(site)) for one, other in zip(given, dense, strict=True))
+            if is_too_wide(structure):
+                deque(pairs, maxlen=0)  # every pass goes by the site all the same
+            else:
+                seen, held = _halves(pairs, weight.shape, layer_geometry(layer_at(compressed, site)))
+                networks[site] = fit(networks[site], weight, seen, held, rows[site])
+            shared.copy_(torch.from_numpy(networks[site].to_dense()))
     return networks
 
 
@@ -126,10 +140,12 @@ def _first_tensor(output: Any) -> Tensor:
     return next(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
 
 
-def _site_moments(site: str, conv: nn.Conv2d, dense: list[Pass], compressed: list[Pass]) -> tuple[Moments, Moments]:
-    """Moments of the even batches, and of the odd ones."""
-    geometry = conv_geometry(conv)
-    halves = [Moments.zero(len(conv.weight), conv.weight[0].numel(), conv.groups) for _ in range(2)]
-    for index, (wanted, given) in enumerate(zip(dense, compressed, strict=True)):
-        halves[index % 2] = add_batch(halves[index % 2], given.reach(site), wanted.reach(site), geometry)
+def _halves(
+    pairs: Iterable[tuple[Tensor, Tensor]], weight_shape: Size4, geometry: ConvGeometry
+) -> tuple[Moments, Moments]:
+    """Moments of the even batches of inputs and outputs, and of the odd ones."""
+    filters, *columns = weight_shape
+    halves = [Moments.zero(filters, math.prod(columns), geometry.group) for _ in range(2)]
+    for index, (inputs, targets) in enumerate(pairs):
+        halves[index % 2] = add_batch(halves[index % 2], inputs, targets, geometry)
     return halves[0], halves[1]

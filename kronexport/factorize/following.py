@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kronexport.survey.sites import conv_at
+from kronexport.survey.sites import layer_at, layer_weight
 
 
 def row_weights(model: nn.Module, sites: Sequence[str], images: Tensor) -> dict[str, Tensor]:
@@ -14,10 +14,10 @@ def row_weights(model: nn.Module, sites: Sequence[str], images: Tensor) -> dict[
 
     Args:
         model: in eval mode.
-        sites: names of convs.
+        sites: names of convs and linear layers.
         images: what the model is run on, once, to see which module is called on which tensor.
     """
-    rows = {site: torch.ones(conv_at(model, site).out_channels) for site in sites}
+    rows = {site: torch.ones(len(layer_weight(layer_at(model, site)))) for site in sites}
     made: dict[int, tuple[str, Tensor]] = {}
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
 
@@ -32,7 +32,7 @@ def row_weights(model: nn.Module, sites: Sequence[str], images: Tensor) -> dict[
         if found is not None:
             rows[found[0]] = _gain(norm)
 
-    handles = [conv_at(model, site).register_forward_hook(note(site)) for site in sites]
+    handles = [layer_at(model, site).register_forward_hook(note(site)) for site in sites]
     handles += [norm.register_forward_pre_hook(look_up) for norm in norms if norm.track_running_stats]
     try:
         with torch.no_grad():

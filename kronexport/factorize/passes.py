@@ -1,6 +1,6 @@
 """Forward passes that pause at every site, so that a whole network is walked once however many sites it has.
 
-A pass runs as a coroutine (greenlet): at a site it hands over what the conv gets or gives, and rests with its
+A pass runs as a coroutine (greenlet): at a site it hands over what the layer gets or gives, and rests with its
 activations until the walker asks for the next site. Meanwhile the weight of the site may change; a pass that rests
 before the conv goes on with the new one.
 """
@@ -15,10 +15,10 @@ from greenlet import getcurrent, greenlet
 from torch import Tensor, nn
 
 from kronexport.errors import UserInputError
-from kronexport.survey.sites import conv_at
+from kronexport.survey.sites import SiteLayer, columns, layer_at
 
 _Tell = Callable[[Tensor], None]
-_Watch = Callable[[nn.Conv2d, _Tell], None]
+_Watch = Callable[[SiteLayer, _Tell], None]
 
 
 class Pass:
@@ -28,7 +28,7 @@ class Pass:
         self._model = _twin(model)
         self._images = images
         for site in sites:
-            watch(conv_at(self._model, site), _teller(site))
+            watch(layer_at(self._model, site), _teller(site))
         self._run = greenlet(self._forward)
 
     def reach(self, site: str) -> Tensor:
@@ -75,22 +75,27 @@ def passes(
                 one.end()
 
 
-def at_input(conv: nn.Conv2d, tell: _Tell) -> None:
-    """Pause before the conv and hand over its input."""
+def at_input(layer: SiteLayer, tell: _Tell) -> None:
+    """Pause before the layer and hand over its input [N, C, H, W]."""
 
-    def before(_conv: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        tell(args[0] if args else kwargs["input"])
+    def before(_layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        tell(_image(layer, args[0] if args else kwargs["input"]))
 
-    conv.register_forward_pre_hook(before, with_kwargs=True)
+    layer.register_forward_pre_hook(before, with_kwargs=True)
 
 
-def at_output(conv: nn.Conv2d, tell: _Tell) -> None:
-    """Pause after the conv and hand over its output without bias."""
+def at_output(layer: SiteLayer, tell: _Tell) -> None:
+    """Pause after the layer and hand over its output [N, F, H', W'] without bias."""
 
-    def after(_conv: nn.Module, _args: tuple[Any, ...], output: Tensor) -> None:
-        tell(output if conv.bias is None else output - conv.bias[:, None, None])
+    def after(_layer: nn.Module, _args: tuple[Any, ...], output: Tensor) -> None:
+        image = _image(layer, output)
+        tell(image if layer.bias is None else image - layer.bias[:, None, None])
 
-    conv.register_forward_hook(after)
+    layer.register_forward_hook(after)
+
+
+def _image(layer: SiteLayer, x: Tensor) -> Tensor:
+    return columns(x) if isinstance(layer, nn.Linear) else x
 
 
 def _teller(site: str) -> _Tell:

@@ -23,6 +23,8 @@ _ROWS_RANK = 2
 _WHOLE_MODEL = "(model)"
 """What stands for the model itself where a name is asked for."""
 
+SiteLayer = nn.Conv2d | nn.Linear
+"""What a site's module is."""
 _Layer = _ConvNd | nn.Linear
 
 
@@ -72,25 +74,25 @@ def conv_at(module: nn.Module, site: str) -> nn.Conv2d:
     return conv
 
 
-def layer_at(module: nn.Module, site: str) -> nn.Conv2d | nn.Linear:
+def layer_at(module: nn.Module, site: str) -> SiteLayer:
     """The conv or linear layer of that name.
 
     Raises:
         TypeError: what has that name is neither.
     """
     layer = module.get_submodule(site)
-    if not isinstance(layer, nn.Conv2d | nn.Linear):
+    if not isinstance(layer, SiteLayer):
         raise TypeError(f"{site}: a {type(layer).__name__}, expected nn.Conv2d or nn.Linear")
     return layer
 
 
-def layer_weight(layer: nn.Conv2d | nn.Linear) -> Tensor:
+def layer_weight(layer: SiteLayer) -> Tensor:
     """[F, C / groups, kh, kw], without gradient; a linear layer's is [F, C, 1, 1]."""
     weight = layer.weight.detach()
     return weight[:, :, None, None] if isinstance(layer, nn.Linear) else weight
 
 
-def layer_geometry(layer: nn.Conv2d | nn.Linear) -> ConvGeometry:
+def layer_geometry(layer: SiteLayer) -> ConvGeometry:
     """That of the conv, or of the 1x1 conv that the linear layer is."""
     return ConvGeometry((1, 1)) if isinstance(layer, nn.Linear) else conv_geometry(layer)
 
@@ -123,7 +125,7 @@ def _layers_in_order(module: nn.Module, found: Trace) -> dict[str, _Layer]:
 
 
 def _site(name: str, layer: _Layer, found: Trace) -> Site:
-    assert isinstance(layer, nn.Conv2d | nn.Linear)  # noqa: S101  # _obstacle lets nothing else pass
+    assert isinstance(layer, SiteLayer)  # noqa: S101  # _obstacle lets nothing else pass
     (call,) = found.calls[name]
     geometry = layer_geometry(layer)
     filters, channels, *_ = layer.weight.shape

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from kronexport.errors import UserInputError
 from kronexport.factorize import calibrate
 from kronexport.factorize.calibrate import Calibration, fit_network, image_limit
+from kronexport.factorize.decompose import decompose
 from kronexport.factorize.following import row_weights
 from kronexport.factorize.gkpd import gkpd, gkpd_structure
 from kronexport.factorize.network import KroneckerNetwork
 from kronexport.factorize.passes import passes
 from kronexport.records import ConvGeometry, Site, Structure
+from kronexport.survey.sites import layer_at, layer_weight
 
 STRUCTURES = {
     "0": gkpd_structure((2, 3, 3, 1), (4, 1, 1, 3), 2),
@@ -207,3 +209,33 @@ def test_rows_count_as_the_following_norm_lets_them_through(model: nn.Sequential
 def test_a_norm_without_gamma_counts_its_variance_only() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, affine=False)).eval()
     torch.testing.assert_close(row_weights(model, ["0"], torch.ones(1, 3, 5, 5))["0"], torch.full((8,), 1 / (1 + 1e-5)))
+
+
+def test_a_linear_layer_is_fitted_as_the_1x1_conv_that_it_is() -> None:
+    """The same factors, whether it stands on pixels or on features."""
+    conv = nn.Conv2d(6, 8, 1, bias=False)
+    linear = nn.Linear(6, 8)
+    with torch.no_grad():
+        linear.weight.copy_(conv.weight[:, :, 0, 0])
+        nn.init.zeros_(linear.bias)
+    structure = {"0": gkpd_structure((8, 1, 1, 1), (1, 6, 1, 1), 3)}
+    pixels = np.random.default_rng(0).standard_normal((400, 6, 1, 1)).astype(np.float32)
+    pixels *= np.array([3, 0.1, 1, 0.1, 2, 0.1], np.float32)[:, None, None]
+    found = [
+        fit_network(nn.Sequential(layer).eval(), structure, Calibration(x, 1), lambda _done, _total: None)["0"]
+        for layer, x in ((conv, pixels), (linear, pixels[:, :, 0, 0]), (linear, pixels.transpose(0, 2, 3, 1)))
+    ]
+    for other in found[1:]:
+        np.testing.assert_allclose(other.to_dense(), found[0].to_dense(), rtol=1e-4, atol=1e-5)  # two float32 kernels
+    assert not np.allclose(found[0].to_dense(), decompose(conv.weight.detach().numpy(), structure["0"]).to_dense())
+
+
+def test_a_layer_that_is_too_wide_keeps_the_factors_of_its_weight(
+    model: nn.Sequential, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And those behind it are fitted to what it gives then."""
+    monkeypatch.setattr(calibrate, "COLUMN_LIMIT", 3 * 9)
+    for site, network in fitted(model, STRUCTURES, count=8).items():
+        weight = layer_weight(layer_at(model, site)).numpy()
+        same = np.array_equal(network.to_dense(), gkpd(weight, STRUCTURES[site]).to_dense())
+        assert same == (weight[0].size > 3 * 9), site
