@@ -69,9 +69,9 @@ def row(model: nn.Module, factor: float, images: NDArray[np.float32], test: Test
     scan = ErrorScan(site_weights(model, tuple(site.name for site in found.sites)))
     goals = [parse_goal(f"{name}<={1 / factor:.6f}") for name in ("params", "macs")]
     plan = make_plan(found, scan, goals, load_target(TARGET), lambda _stage, _done, _total: None)
-    svd = test.accuracy(factorized(model, plan, None, lambda _done, _total: None))
+    svd = test.accuracy(factorized(model, plan.structures, None, lambda _done, _total: None))
     started = time.monotonic()
-    fitted = factorized(model, plan, Calibration(images, 1), lambda _done, _total: None)
+    fitted = factorized(model, plan.structures, Calibration(images, 1), lambda _done, _total: None)
     took = time.monotonic() - started
     sizes = [f"{reduction(found, plan, name):.2f}x" for name in ("params", "macs")]
     cells = [f">= {factor}x", *sizes, f"{svd:.2f}", f"{test.accuracy(fitted):.2f}", f"{took:.0f}"]

@@ -7,6 +7,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kronexport.compression import Compressed, compress
+    from kronexport.export.factors_file import load_compressed, save_factors
     from kronexport.export.module import KroneckerConv2d, KroneckerLinear
     from kronexport.factorize.decompose import decompose
     from kronexport.pipeline import build
@@ -14,13 +16,27 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "Compressed": "kronexport.compression",
     "KroneckerConv2d": "kronexport.export.module",
     "KroneckerLinear": "kronexport.export.module",
     "build": "kronexport.pipeline",
+    "compress": "kronexport.compression",
     "decompose": "kronexport.factorize.decompose",
+    "load_compressed": "kronexport.export.factors_file",
+    "save_factors": "kronexport.export.factors_file",
 }
 
-__all__ = ["KroneckerConv2d", "KroneckerLinear", "__version__", "build", "decompose"]
+__all__ = [
+    "Compressed",
+    "KroneckerConv2d",
+    "KroneckerLinear",
+    "__version__",
+    "build",
+    "compress",
+    "decompose",
+    "load_compressed",
+    "save_factors",
+]
 
 
 def __getattr__(name: str) -> Any:

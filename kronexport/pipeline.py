@@ -30,7 +30,7 @@ from kronexport.export.onnx_export import export_onnx, save_model
 from kronexport.files import write_text_aside
 from kronexport.plan.choose import dense_plan, make_plan
 from kronexport.plan.goals import DEFAULT_GOALS, Goal, missed_goals, parse_goal
-from kronexport.records import Plan, ProgressCallback, Report, TargetReport
+from kronexport.records import Plan, ProgressCallback, Report, TargetReport, silent
 from kronexport.ship.output import OutputFolder, check_output, prepare_output, remove_stale
 from kronexport.ship.report_html import write_report_html
 from kronexport.ship.report_json import write_report_json
@@ -68,10 +68,6 @@ class DryRun:
 
     project: Project
     plans: tuple[Plan, ...]
-
-
-def silent(_stage: str, _done: int, _total: int) -> None:
-    """Progress that nobody asked for."""
 
 
 def build(model: str, **options: Any) -> Report:

@@ -12,6 +12,11 @@ from typing import Any, Literal
 ProgressCallback = Callable[[str, int, int], None]
 """Told (stage, done, total) as work goes on."""
 
+
+def silent(_stage: str, _done: int, _total: int) -> None:
+    """Progress that nobody asked for."""
+
+
 Precision = Literal["fp32", "fp16", "int8"]
 
 Pair = tuple[int, int]
@@ -175,6 +180,11 @@ class Plan:
     target: str
     sites: tuple[SitePlan, ...]
     basis: Literal["roofline", "measured"]
+
+    @property
+    def structures(self) -> dict[str, Structure]:
+        """The structure of each factorized site, in order of execution."""
+        return {choice.site: choice.structure for choice in self.sites if choice.structure is not None}
 
     @property
     def forms(self) -> dict[str, str]:

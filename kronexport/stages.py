@@ -14,9 +14,10 @@ import kronexport
 from kronexport.backends.base import Backend, Compiled
 from kronexport.backends.profile import TargetProfile
 from kronexport.config import BuildConfig
+from kronexport.export.factors_file import save_factors
 from kronexport.export.onnx_export import export_onnx, save_model
 from kronexport.export.operator import attach_functions
-from kronexport.export.replace import factorized, save_factors, site_weights, weight_errors
+from kronexport.export.replace import factorized, site_weights, weight_errors
 from kronexport.factorize.calibrate import COLUMN_LIMIT, Calibration, image_limit, is_too_wide
 from kronexport.factorize.scan import ErrorScan
 from kronexport.files import write_text_aside
@@ -90,7 +91,7 @@ def factorize_stage(job: Job, plan: Plan, outputs: Sequence[str]) -> Network:
     key = tuple((choice.site, choice.structure) for choice in plan.sites)
     if key not in job.factorized:
         images, told = calibration(job.project), partial(job.progress, "factorize")
-        job.factorized[key] = factorized(job.project.module, plan, images, told)
+        job.factorized[key] = factorized(job.project.module, plan.structures, images, told)
     model = job.factorized[key]
     job.progress("export", 0, 1)
     exported = export_onnx(model, job.project.input, outputs)

@@ -3,9 +3,13 @@
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
+from kronexport.export.replace import kronecker_modules
 from sample_models.registry import SAMPLES
 from tests.conftest import command
 
@@ -45,6 +49,22 @@ def test_a_command_of_the_readme_is_understood(line: str) -> None:
 def test_an_unknown_flag_would_be_seen() -> None:
     """The test above relies on it."""
     assert command("build", "net:net", "--no-such-flag", "--help").code == 2
+
+
+def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In its order, on a model and images as it supposes them, and with what it says of them."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3)).eval()
+    images = torch.randn(8, 3, 32, 32)
+    names: dict[str, Any] = {"model": model, "images": images}
+    first, second = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(first, names)  # noqa: S102  our own README
+    with torch.no_grad():
+        assert torch.equal(names["again"](images), names["compressed"].model(images))
+    assert names["compressed"].params <= 0.6 * names["compressed"].dense_params
+    exec(second, names)  # noqa: S102  our own README
+    assert list(kronecker_modules(names["compressed"].model)) == ["0"]
 
 
 @pytest.mark.parametrize("target", MAKE)

@@ -11,7 +11,7 @@ from kronexport.export.operator import DOMAIN, METHOD_KEY, OP_TYPE, SITE_KEY, VE
 from kronexport.factorize.gkpd import gkpd
 from kronexport.factorize.network import KroneckerNetwork, check_group, einsum_equation
 from kronexport.records import ConvGeometry, Pair, Structure
-from kronexport.survey.sites import columns, conv_geometry
+from kronexport.survey.sites import columns, conv_geometry, layer_weight
 
 
 class KroneckerLayer(nn.Module):
@@ -44,6 +44,22 @@ class KroneckerLayer(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
         zeros = self.factors[0].detach().new_zeros(self.structure.weight_shape[0])
         self.register_buffer("zero_bias", zeros, persistent=False)
+
+    def in_place_of(self, layer: nn.Conv2d | nn.Linear) -> Self:
+        """With the dtype, device, requires_grad and mode of ``layer``.
+
+        Raises:
+            UserInputError: the layer's weight has another shape.
+        """
+        expected, given = self.structure.weight_shape, tuple(layer_weight(layer).shape)
+        if given != expected:
+            raise UserInputError(
+                f"{self.site or 'layer'}: the factors make a weight {expected}, the layer's is {given}; expected the "
+                f"same: take the network that the factors were found for"
+            )
+        module = self.to(layer.weight)
+        module.factors.requires_grad_(layer.weight.requires_grad)
+        return module.train(layer.training)
 
     def network(self) -> KroneckerNetwork:
         """The present factors, as arrays."""
@@ -83,14 +99,21 @@ class KroneckerConv2d(KroneckerLayer):
             UserInputError: the conv does not pad with zeros, the structure does not divide the weight's shape, its
                 rank is too high, or its first factor's filters are no multiple of the conv's groups.
         """
+        return cls.replacing(conv, gkpd(conv.weight.detach().cpu().numpy(), structure), site)
+
+    @classmethod
+    def replacing(cls, conv: nn.Conv2d, network: KroneckerNetwork, site: str = "") -> Self:
+        """Stand in for ``conv`` with this network as its weight; bias, dtype, device, requires_grad and mode stay.
+
+        Raises:
+            UserInputError: the network's weight has another shape or does not suit the groups, or the conv does not
+                pad with zeros.
+        """
         if conv.padding_mode != "zeros":
             raise UserInputError(
                 f"{site or 'conv'}: padding_mode={conv.padding_mode!r}; expected 'zeros': leave this layer dense"
             )
-        network = gkpd(conv.weight.detach().cpu().numpy(), structure)
-        module = cls(network, conv_geometry(conv), conv.bias, site).to(conv.weight.device)
-        module.factors.requires_grad_(conv.weight.requires_grad)
-        return module.train(conv.training)
+        return cls(network, conv_geometry(conv), conv.bias, site).in_place_of(conv)
 
     @property
     def in_channels(self) -> int:
@@ -141,6 +164,15 @@ class KroneckerLinear(KroneckerLayer):
 
     def __init__(self, network: KroneckerNetwork, bias: Tensor | None = None, site: str = "") -> None:
         super().__init__(network, ConvGeometry((1, 1)), bias, site)
+
+    @classmethod
+    def replacing(cls, linear: nn.Linear, network: KroneckerNetwork, site: str = "") -> Self:
+        """Stand in for ``linear`` with this network as its weight; bias, dtype, device, requires_grad and mode stay.
+
+        Raises:
+            UserInputError: the network's weight [F, C, 1, 1] has another shape.
+        """
+        return cls(network, linear.bias, site).in_place_of(linear)
 
     @property
     def in_features(self) -> int:

@@ -1,22 +1,18 @@
-"""A model with its sites replaced by KroneckerConv2d and KroneckerLinear, and the factors as a file."""
+"""A model with its sites replaced by KroneckerConv2d and KroneckerLinear."""
 
 import copy
-import json
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.torch import save
 from torch import nn
 
 from kronexport.export.module import KroneckerConv2d, KroneckerLayer, KroneckerLinear
 from kronexport.factorize.calibrate import Calibration, fit_network
 from kronexport.factorize.decompose import decompose
 from kronexport.factorize.network import KroneckerNetwork, check_group, relative_error
-from kronexport.files import write_bytes_aside
-from kronexport.records import Plan
-from kronexport.survey.sites import SiteLayer, layer_at, layer_geometry, layer_weight
+from kronexport.records import Structure
+from kronexport.survey.sites import layer_at, layer_geometry, layer_weight
 
 
 def site_weights(model: nn.Module, sites: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:
@@ -25,13 +21,16 @@ def site_weights(model: nn.Module, sites: tuple[str, ...]) -> dict[str, NDArray[
 
 
 def factorized(
-    model: nn.Module, plan: Plan, calibration: Calibration | None, progress: Callable[[int, int], None]
+    model: nn.Module,
+    structures: Mapping[str, Structure],
+    calibration: Calibration | None,
+    progress: Callable[[int, int], None],
 ) -> nn.Module:
-    """A copy of ``model`` in which every planned site is a KroneckerLayer; the other sites are copied as they are.
+    """A copy of ``model`` in which each named layer is a KroneckerLayer; the others are copied as they are.
 
     Args:
-        model: in eval mode.
-        plan: sites in order of execution.
+        model: in eval mode, on the CPU, float32.
+        structures: by the name of an nn.Conv2d or nn.Linear, in order of execution.
         calibration: what the factors are fitted to; None: the weights alone.
         progress: told (done, total) sites as they are fitted.
 
@@ -39,7 +38,6 @@ def factorized(
         UserInputError: a structure does not fit its weight or its groups, or the images give NaN or infinite
             activations.
     """
-    structures = {choice.site: choice.structure for choice in plan.sites if choice.structure is not None}
     for site, structure in structures.items():
         check_group(structure, layer_geometry(layer_at(model, site)).group, site)
     if calibration is None:
@@ -47,17 +45,25 @@ def factorized(
         networks = {site: decompose(weights[site], structure) for site, structure in structures.items()}
     else:
         networks = fit_network(model, structures, calibration, progress)
+    return with_networks(model, networks).eval()
+
+
+def with_networks(model: nn.Module, networks: Mapping[str, KroneckerNetwork]) -> nn.Module:
+    """A copy of ``model`` in which each named layer is a KroneckerLayer of its network; bias and all else stay.
+
+    Raises:
+        UserInputError: a network's weight has another shape than the layer's, or does not suit its groups.
+    """
     replaced = copy.deepcopy(model)
     for site, network in networks.items():
-        replaced.set_submodule(site, kronecker_layer(layer_at(replaced, site), network, site), strict=True)
-    return replaced.eval()
-
-
-def kronecker_layer(layer: SiteLayer, network: KroneckerNetwork, site: str) -> KroneckerLayer:
-    """What takes the place of ``layer``, with its bias."""
-    if isinstance(layer, nn.Linear):
-        return KroneckerLinear(network, layer.bias, site)
-    return KroneckerConv2d(network, layer_geometry(layer), layer.bias, site)
+        layer = layer_at(replaced, site)
+        module = (
+            KroneckerLinear.replacing(layer, network, site)
+            if isinstance(layer, nn.Linear)
+            else KroneckerConv2d.replacing(layer, network, site)
+        )
+        replaced.set_submodule(site, module, strict=True)
+    return replaced
 
 
 def kronecker_modules(model: nn.Module) -> dict[str, KroneckerLayer]:
@@ -71,23 +77,3 @@ def weight_errors(dense: nn.Module, model: nn.Module) -> dict[str, float]:
         site: relative_error(layer_weight(layer_at(dense, site)).numpy(), module.network().to_dense())
         for site, module in kronecker_modules(model).items()
     }
-
-
-def save_factors(model: nn.Module, path: Path) -> None:
-    """All factors as safetensors, keys ``SITE.factors.K``; the structures as JSON in the metadata ``structures``."""
-    modules = kronecker_modules(model)
-    tensors = {
-        f"{site}.factors.{k}": factor.detach().contiguous()
-        for site, module in modules.items()
-        for k, factor in enumerate(module.factors)
-    }
-    structures = {
-        site: {
-            "method": module.structure.method,
-            "ranks": module.structure.ranks,
-            "factors": [[factor.rank_axes, *factor.size] for factor in module.structure.factors],
-        }
-        for site, module in modules.items()
-    }
-    # not save_file, which meets a full disk with an error of its own instead of an OSError
-    write_bytes_aside(path, save(tensors, metadata={"structures": json.dumps(structures)}))

@@ -121,6 +121,15 @@ def contraction_macs(step: Contraction, sizes: dict[str, int]) -> int:
     return height * width * math.prod(step.geometry.kernel) * math.prod(sizes[axis] for axis in axes)
 
 
+def least_macs(structure: Structure, geometry: ConvGeometry, input_size: Pair) -> int:
+    """Multiply-accumulates at batch 1 in the cheapest contraction order."""
+    sizes = axis_sizes(structure, geometry.group)
+    return min(
+        sum(contraction_macs(step, sizes) for step in contractions(structure, geometry, input_size, order))
+        for order in orders(structure)
+    )
+
+
 def _step_geometries(structure: Structure, geometry: ConvGeometry, order: tuple[int, ...]) -> list[ConvGeometry]:
     """Kernel, dilation, padding and stride of each step.
 

@@ -11,7 +11,7 @@ import numpy as np
 from kronexport.backends.profile import TargetProfile
 from kronexport.factorize.gkpd import divisor_structures, gkpd_structure, max_rank
 from kronexport.factorize.scan import ErrorScan
-from kronexport.lower.axes import axis_sizes, contraction_macs, contractions, orders
+from kronexport.lower.axes import least_macs
 from kronexport.lower.forms import DENSE, generate_forms
 from kronexport.plan.roofline import conv_seconds, form_seconds
 from kronexport.records import ProgressCallback, Site, Structure
@@ -142,11 +142,7 @@ _forms = lru_cache(maxsize=4096)(generate_forms)
 
 def _ranks(unit: Structure, site: Site) -> list[int]:
     """All small ranks, then steps of an eighth, as long as both params and MACs stay below dense."""
-    sizes = axis_sizes(unit, site.geometry.group)
-    macs = site.batch * min(
-        sum(contraction_macs(step, sizes) for step in contractions(unit, site.geometry, site.input_size, order))
-        for order in orders(unit)
-    )
+    macs = site.batch * least_macs(unit, site.geometry, site.input_size)
     weight = math.prod(unit.weight_shape)
     limit = min(max_rank(unit), (weight - 1) // unit.params, (site.macs - 1) // macs)
     ranks, rank = [], 1

@@ -37,12 +37,17 @@ def parse_input(text: str) -> InputSpec:
     match = _INPUT.fullmatch(text.strip())
     if match is None:
         raise UserInputError(f"--input {text!r} is not understood; expected [NAME=]NxCxHxW, such as 1x3x224x224")
-    shape = tuple(int(size) for size in match["sizes"].split("x"))
-    if len(shape) != _RANK:
-        raise UserInputError(f"--input {text!r} has {len(shape)} sizes; expected four, NxCxHxW, such as 1x3x224x224")
-    if min(shape) < 1:
-        raise UserInputError(f"--input {text!r} has a size below 1; every one of NxCxHxW must be at least 1")
+    shape = checked_shape([int(size) for size in match["sizes"].split("x")], repr(text))
     return InputSpec((match["name"] or "input").strip(), shape)
+
+
+def checked_shape(sizes: Sequence[int], given: str) -> tuple[int, ...]:
+    """``sizes`` as [N, C, H, W]; ``given`` is what the user wrote. UserInputError unless they are four, all >= 1."""
+    if len(sizes) != _RANK:
+        raise UserInputError(f"--input {given} has {len(sizes)} sizes; expected four, NxCxHxW, such as 1x3x224x224")
+    if min(sizes) < 1:
+        raise UserInputError(f"--input {given} has a size below 1; every one of NxCxHxW must be at least 1")
+    return tuple(sizes)
 
 
 def load_calibration(
@@ -76,7 +81,7 @@ def load_calibration(
     if path.suffix in {".npy", ".npz"}:
         return _checked(_array(path, place), input_spec, place)
     if ":" in spec:
-        return _batches(load_callable(spec, "--calibration"), input_spec, place)
+        return gathered(call_user(load_callable(spec, "--calibration"), doing=place), input_spec, place)
     state = "is neither .npy nor .npz" if path.exists() else "does not exist"
     raise UserInputError(f"{place}: {state}; expected a .npy or .npz file, a folder of images, or mod:function")
 
@@ -175,19 +180,29 @@ def _per_channel(values: Sequence[float] | None, default: float, input_spec: Inp
     return np.array(given, np.float32).reshape(channels, 1, 1)
 
 
-def _batches(function: Callable[..., Any], input_spec: InputSpec, place: str) -> Images:
-    result = call_user(function, doing=place)
-    if isinstance(result, (np.ndarray, torch.Tensor)):
-        result = [result]
-    if not isinstance(result, Iterable):
-        raise UserInputError(f"{place}: returned a {type(result).__name__}; expected batches, yielded or in a list")
+def gathered(source: object, input_spec: InputSpec, place: str) -> Images:
+    """The first ``CALIBRATION_LIMIT`` samples of ``source``, float32 [samples, C, H, W].
+
+    Args:
+        source: one array or tensor, or batches: an iterable of arrays, of tensors, or of tuples that begin with one,
+            as a DataLoader yields them.
+        input_spec: What the model takes: C, H and W must agree.
+        place: opens every message.
+
+    Raises:
+        UserInputError: nothing there, NaN or infinity, another type, size or number of channels.
+    """
+    if isinstance(source, (np.ndarray, torch.Tensor)):
+        source = [source]
+    if not isinstance(source, Iterable):
+        raise UserInputError(f"{place}: is a {type(source).__name__}; expected batches, yielded or in a list")
     batches: list[Images] = []
-    for index, batch in enumerate(_user_iteration(result, place)):
+    for index, batch in enumerate(_user_iteration(source, place)):
         batches.append(_checked(_batch_array(batch, f"{place}: batch {index}"), input_spec, f"{place}: batch {index}"))
         if sum(map(len, batches)) >= CALIBRATION_LIMIT:
             break
     if not batches:
-        raise UserInputError(f"{place}: yielded nothing; expected at least one batch")
+        raise UserInputError(f"{place}: holds nothing; expected at least one batch")
     return np.concatenate(batches)[:CALIBRATION_LIMIT]
 
 

@@ -1,5 +1,6 @@
-"""MODEL on the command line -> an nn.Module, ready to be surveyed."""
+"""MODEL on the command line, or a module given to a function -> an nn.Module, ready to be surveyed."""
 
+import copy
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from kronexport.errors import UserInputError
-from kronexport.survey.imports import call_user, load_callable
+from kronexport.survey.imports import USER_EXCEPTIONS, call_user, describe, load_callable
 from kronexport.survey.weights import check_finite, load_weights
 from sample_models.registry import Sample, load_sample
 
@@ -46,12 +47,58 @@ def load_model(spec: str, weights: Path | None = None) -> LoadedModel:
     sample = _sample(spec)
     factory = sample.factory if sample else _user_factory(spec)
     module = call_user(factory, doing=f"MODEL {spec}: calling the factory")
-    _check_module(module, spec)
-    module = module.to("cpu").float().eval()
+    module = _ready(checked_module(module, f"MODEL {spec}: the factory returned"))
     if weights is not None:
         load_weights(module, weights)
     check_finite(module, str(weights) if weights is not None else f"MODEL {spec}")
     return LoadedModel(module, spec, sample)
+
+
+def copied_model(module: object, place: str) -> nn.Module:
+    """A copy of the user's module in eval mode on the CPU, its floating-point tensors float32; checked.
+
+    Args:
+        module: what the user gave; it stays as it is, in whatever mode, on whatever device, of whatever precision.
+        place: opens every message.
+
+    Raises:
+        UserInputError: as ``checked_module``; it cannot be copied, or a value is NaN or infinite.
+    """
+    given = checked_module(module, f"{place}: the model is")
+    try:
+        own = copy.deepcopy(given)
+    except USER_EXCEPTIONS as error:
+        raise UserInputError(
+            f"{place}: the model cannot be copied ({describe(error)}); give one that copy.deepcopy takes, "
+            f"such as a new one with the same state dict"
+        ) from error
+    own = _ready(own)
+    check_finite(own, place)
+    return own
+
+
+def checked_module(module: object, place: str) -> nn.Module:
+    """``module``, if it is an nn.Module with values; ``place`` opens every message and ends in a verb.
+
+    Raises:
+        UserInputError: it is something else, TorchScript or compiled, or a tensor has no shape or no values yet.
+    """
+    if not isinstance(module, nn.Module):
+        raise UserInputError(f"{place} a {type(module).__name__}; expected a torch.nn.Module")
+    if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
+        raise UserInputError(f"{place} TorchScript; expected the nn.Module that it was made of")
+    if isinstance(getattr(module, "_orig_mod", None), nn.Module):
+        raise UserInputError(f"{place} a compiled model; expected it as it was before torch.compile")
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if is_lazy(tensor):
+            raise UserInputError(f"{place} a model whose {name} has no shape yet; run it once before")
+        if tensor.is_meta:
+            raise UserInputError(f"{place} a model whose {name} has no values (device 'meta'); build it on the CPU")
+    return module
+
+
+def _ready(module: nn.Module) -> nn.Module:
+    return module.to("cpu").float().eval()
 
 
 def _sample(spec: str) -> Sample | None:
@@ -86,18 +133,3 @@ def _check_takes_no_arguments(factory: Callable[..., Any], spec: str) -> None:
             f"MODEL {spec}: the factory takes {signature}, but is called without arguments; "
             f"give them defaults, or name a function that calls it with them"
         ) from error
-
-
-def _check_module(module: object, spec: str) -> None:
-    place = f"MODEL {spec}: the factory returned"
-    if not isinstance(module, nn.Module):
-        raise UserInputError(f"{place} a {type(module).__name__}; expected a torch.nn.Module")
-    if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
-        raise UserInputError(f"{place} TorchScript; return the nn.Module that it was made of")
-    if isinstance(getattr(module, "_orig_mod", None), nn.Module):
-        raise UserInputError(f"{place} a compiled model; return it as it was before torch.compile")
-    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        if is_lazy(tensor):
-            raise UserInputError(f"{place} a model whose {name} has no shape yet; run it once before returning it")
-        if tensor.is_meta:
-            raise UserInputError(f"{place} a model whose {name} has no values (device 'meta'); build it on the CPU")

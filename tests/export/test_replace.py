@@ -1,22 +1,15 @@
-"""Planned sites become KroneckerConv2d in a copy of the model; the factors are a file of their own."""
-
-import errno
-import json
-from dataclasses import replace
-from pathlib import Path
+"""Named sites become KroneckerConv2d or KroneckerLinear in a copy of the model."""
 
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
 from torch import nn
 
-from kronexport.errors import KronexportError, UserInputError
+from kronexport.errors import UserInputError
 from kronexport.export.module import KroneckerConv2d, KroneckerLinear
-from kronexport.export.replace import factorized, kronecker_modules, save_factors, site_weights, weight_errors
+from kronexport.export.replace import factorized, kronecker_modules, site_weights, weight_errors, with_networks
 from kronexport.factorize.calibrate import Calibration
 from kronexport.factorize.gkpd import gkpd, gkpd_structure
-from kronexport.records import Plan, SitePlan
 
 STRUCTURE = gkpd_structure((3, 2, 3, 1), (2, 2, 1, 3), 2)
 
@@ -27,20 +20,16 @@ def model() -> nn.Module:
     return nn.Sequential(nn.Conv2d(4, 6, 3), nn.Sequential(nn.BatchNorm2d(6), nn.Conv2d(6, 4, 1)))
 
 
-PLAN = Plan(
-    "x86-onnxruntime",
-    (SitePlan("0", STRUCTURE, "grouped-1-2", 1, 1, 0.5), SitePlan("1.1", None, "dense", 1, 1, 0.0)),
-    "roofline",
-)
+STRUCTURES = {"0": STRUCTURE}
 
 
 def silent(_done: int, _total: int) -> None:
     """No progress."""
 
 
-def test_planned_sites_are_replaced_and_the_others_stay(model: nn.Module) -> None:
+def test_named_sites_are_replaced_and_the_others_stay(model: nn.Module) -> None:
     """Bias and weights of the rest are those of the model; it is in eval mode."""
-    replaced = factorized(model, PLAN, None, silent)
+    replaced = factorized(model, STRUCTURES, None, silent)
     assert list(kronecker_modules(replaced)) == ["0"]
     site = replaced.get_submodule("0")
     assert isinstance(site, KroneckerConv2d)
@@ -52,7 +41,7 @@ def test_planned_sites_are_replaced_and_the_others_stay(model: nn.Module) -> Non
 
 
 def test_without_images_the_factors_are_those_of_the_svd(model: nn.Module) -> None:
-    site = factorized(model, PLAN, None, silent).get_submodule("0")
+    site = factorized(model, STRUCTURES, None, silent).get_submodule("0")
     assert isinstance(site, KroneckerConv2d)
     weight = model.get_parameter("0.weight").detach().numpy()
     np.testing.assert_array_equal(site.network().to_dense(), gkpd(weight, STRUCTURE).to_dense())
@@ -63,10 +52,10 @@ def test_with_images_the_outputs_on_them_are_closer(model: nn.Module) -> None:
     model.eval()
     images = np.random.default_rng(0).standard_normal((40, 4, 6, 6)).astype(np.float32).cumsum(axis=3)
     told: list[tuple[int, int]] = []
-    fitted = factorized(model, PLAN, Calibration(images, 1), lambda done, total: told.append((done, total)))
+    fitted = factorized(model, STRUCTURES, Calibration(images, 1), lambda done, total: told.append((done, total)))
     x = torch.from_numpy(images)
     with torch.no_grad():
-        near, far = ((net(x) - model(x)).norm() for net in (fitted, factorized(model, PLAN, None, silent)))
+        near, far = ((net(x) - model(x)).norm() for net in (fitted, factorized(model, STRUCTURES, None, silent)))
     assert near < 0.8 * far
     assert told == [(0, 1)]
 
@@ -75,11 +64,12 @@ def test_a_grouped_conv_is_fitted_like_any_other() -> None:
     """Closer on the images than its weight's own factors, and exact where the rank is full."""
     torch.manual_seed(1)
     model = nn.Sequential(nn.Conv2d(8, 6, 3, groups=2), nn.ReLU(), nn.Conv2d(6, 4, 3, groups=2)).eval()
-    low = SitePlan("0", gkpd_structure((6, 1, 3, 1), (1, 4, 1, 3), 2), "grouped-1-2", 1, 1, 0.0)
-    full = SitePlan("2", gkpd_structure((2, 3, 3, 1), (2, 1, 1, 3), 6), "grouped-1-2", 1, 1, 0.0)
-    plan = replace(PLAN, sites=(low, full))
+    structures = {
+        "0": gkpd_structure((6, 1, 3, 1), (1, 4, 1, 3), 2),
+        "2": gkpd_structure((2, 3, 3, 1), (2, 1, 1, 3), 6),
+    }
     images = np.random.default_rng(0).standard_normal((40, 8, 8, 8)).astype(np.float32).cumsum(axis=3)
-    by_weight, by_images = (factorized(model, plan, given, silent) for given in (None, Calibration(images, 1)))
+    by_weight, by_images = (factorized(model, structures, given, silent) for given in (None, Calibration(images, 1)))
     torch.testing.assert_close(by_weight.get_submodule("2").weight, model.get_parameter("2.weight"))
     x = torch.from_numpy(images)
     with torch.no_grad():
@@ -91,13 +81,12 @@ def test_a_linear_layer_is_replaced_with_and_without_images() -> None:
     """Its error is that of the truncated SVD, and with images more, for the sake of the outputs."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(4, 6, 3), nn.Flatten(), nn.Linear(96, 5)).eval()
-    low_rank = SitePlan("2", gkpd_structure((5, 1, 1, 1), (1, 96, 1, 1), 2), "grouped-2-1", 1, 1, 0.0)
-    plan = replace(PLAN, sites=(PLAN.sites[0], low_rank))
+    structures = STRUCTURES | {"2": gkpd_structure((5, 1, 1, 1), (1, 96, 1, 1), 2)}
     images = np.random.default_rng(0).standard_normal((8, 4, 6, 6)).astype(np.float32)
     weight = model.get_parameter("2.weight").detach().numpy()
     singular = np.linalg.svd(weight, compute_uv=False)
     least = np.linalg.norm(singular[2:]) / np.linalg.norm(singular)
-    svd, fitted = (factorized(model, plan, calibration, silent) for calibration in (None, Calibration(images, 1)))
+    svd, fitted = (factorized(model, structures, calibration, silent) for calibration in (None, Calibration(images, 1)))
     assert weight_errors(model, svd)["2"] == pytest.approx(least, rel=1e-5)
     assert weight_errors(model, fitted)["2"] > least * (1 + 1e-3)
     for replaced in (svd, fitted):
@@ -108,14 +97,13 @@ def test_a_linear_layer_is_replaced_with_and_without_images() -> None:
 def test_a_structure_that_does_not_suit_the_groups_is_refused_by_its_site(model: nn.Module) -> None:
     """Before anything is fitted."""
     model = nn.Sequential(nn.Conv2d(8, 6, 3, groups=2))
-    plan = replace(PLAN, sites=(PLAN.sites[0],))
     with pytest.raises(UserInputError, match=r"^0: 3x2x3x1 \* 2x2x1x3 .* has 3 filters, expected a multiple of 2"):
-        factorized(model, plan, None, silent)
+        factorized(model, STRUCTURES, None, silent)
 
 
 def test_the_model_itself_is_not_changed(model: nn.Module) -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    replaced = factorized(model, PLAN, None, silent)
+    replaced = factorized(model, STRUCTURES, None, silent)
     with torch.no_grad():
         for parameter in replaced.parameters():
             parameter.zero_()
@@ -137,7 +125,7 @@ def test_a_site_that_is_no_conv_is_refused(model: nn.Module) -> None:
 
 def test_weight_errors_are_relative_to_the_weight(model: nn.Module) -> None:
     """||W - W^|| / ||W||, for factorized sites only."""
-    replaced = factorized(model, PLAN, None, silent)
+    replaced = factorized(model, STRUCTURES, None, silent)
     site = replaced.get_submodule("0")
     assert isinstance(site, KroneckerConv2d)
     weight = model.get_parameter("0.weight").detach()
@@ -146,30 +134,18 @@ def test_weight_errors_are_relative_to_the_weight(model: nn.Module) -> None:
     assert 0 < distance < 1
 
 
-def test_the_factors_file_has_all_that_rebuilds_the_weight(model: nn.Module, tmp_path: Path) -> None:
-    """Tensors by site and number, structures in the metadata."""
-    replaced = factorized(model, PLAN, None, silent)
-    save_factors(replaced, tmp_path / "factors.safetensors")
-    with safe_open(tmp_path / "factors.safetensors", framework="np") as stored:
-        structure = json.loads(stored.metadata()["structures"])["0"]
-        outer, inner = (stored.get_tensor(f"0.factors.{k}") for k in (0, 1))
-        assert len(list(stored.keys())) == 2
-    assert structure == {"method": "gkpd", "ranks": [2], "factors": [["a", 3, 2, 3, 1], ["a", 2, 2, 1, 3]]}
-    weight = np.einsum("rfchw,rgdij->fgcdhiwj", outer, inner).reshape(6, 4, 3, 3)
-    site = replaced.get_submodule("0")
-    assert isinstance(site, KroneckerConv2d)
-    np.testing.assert_allclose(weight, site.to_dense().detach().numpy(), rtol=1e-5, atol=1e-6)
+def test_a_replaced_conv_keeps_its_type_and_mode(model: nn.Module) -> None:
+    """What the network's values are does not matter."""
+    network = gkpd(model.get_parameter("0.weight").detach().numpy(), STRUCTURE)
+    site = with_networks(model.double(), {"0": network}).get_submodule("0")
+    assert {parameter.dtype for parameter in site.parameters()} == {torch.float64}
+    assert site.training
 
 
-def test_a_full_disk_leaves_no_factors_behind(
-    model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And is said to be one, which the safetensors library alone does not."""
-
-    def full(_path: Path, _data: bytes) -> int:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(KronexportError, match=r"factors\.safetensors: disk full: \d+ bytes needed"):
-        save_factors(factorized(model, PLAN, None, silent), tmp_path / "factors.safetensors")
-    assert list(tmp_path.iterdir()) == []
+def test_a_network_of_another_weight_is_refused(model: nn.Module) -> None:
+    """With both shapes."""
+    network = gkpd(np.ones((6, 4, 3, 3), np.float32), STRUCTURE)
+    with pytest.raises(
+        UserInputError, match=r"1\.1: the factors make a weight \(6, 4, 3, 3\), the layer's is \(4, 6, 1, 1\)"
+    ):
+        with_networks(model, {"1.1": network})

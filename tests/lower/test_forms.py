@@ -5,7 +5,7 @@ from dataclasses import replace
 from hypothesis import given, settings
 
 from kronexport.factorize.gkpd import gkpd_structure
-from kronexport.lower.axes import axis_sizes, contraction_macs, contractions
+from kronexport.lower.axes import axis_sizes, contraction_macs, contractions, least_macs
 from kronexport.lower.forms import Form, generate_forms
 from kronexport.records import ConvGeometry, FactorShape, Structure
 from tests.strategies import Layer, layers
@@ -100,6 +100,15 @@ def test_forms_without_expansion_cost_the_contractions_macs(layer: Layer) -> Non
         order = tuple(step.contraction.factor for step in form.steps)
         chain = contractions(structure, layer.geometry, layer.input_size, order)
         assert form.macs == sum(contraction_macs(step, sizes) for step in chain)
+
+
+@settings(max_examples=100, deadline=None)
+@given(layers())
+def test_the_least_macs_are_those_of_the_leanest_form(layer: Layer) -> None:
+    """Rebuilding the weight does not count."""
+    structure = layer.network.structure
+    forms = generate_forms(structure, layer.geometry, layer.input_size)[1:]
+    assert least_macs(structure, layer.geometry, layer.input_size) == min(form.macs for form in forms)
 
 
 @settings(max_examples=100, deadline=None)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from kronexport.errors import UserInputError
-from kronexport.survey.model import load_model
+from kronexport.survey.model import copied_model, load_model
 
 HEADER = "import torch\nfrom torch import nn\n"
 
@@ -103,12 +103,31 @@ def test_factory_with_arguments(folder: Path) -> None:
         ("return nn.LazyConv2d(3, 1)", "weight has no shape yet; run it once"),
         ("return nn.Conv2d(1, 1, 1, device='meta')", "has no values (device 'meta')"),
         ("m = nn.Sequential(); m.add_module('_orig_mod', nn.ReLU()); return m", "before torch.compile"),
-        ("return torch.jit.trace(nn.ReLU(), torch.zeros(1))", "TorchScript; return the nn.Module"),
+        ("return torch.jit.trace(nn.ReLU(), torch.zeros(1))", "TorchScript; expected the nn.Module"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_what_is_no_usable_module(folder: Path, body: str, says: str) -> None:
     assert says in refusal(factory(folder, body))
+
+
+def test_a_copied_model_is_ready_and_the_users_own_stays() -> None:
+    """Whatever its mode and type are."""
+    own = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).half()
+    copied = copied_model(own, "compress")
+    assert not copied.training
+    assert own.training
+    assert {parameter.dtype for parameter in copied.parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in own.parameters()} == {torch.float16}
+    torch.testing.assert_close(copied.get_parameter("0.weight"), own.get_parameter("0.weight").float(), rtol=0, atol=0)
+
+
+def test_a_model_that_cannot_be_copied_says_why() -> None:
+    """A tensor that is a result, as an attribute."""
+    own = nn.Conv2d(3, 4, 1)
+    own.scale = own.weight.mean()
+    with pytest.raises(UserInputError, match=r"compress: the model cannot be copied \(RuntimeError: Only Tensors"):
+        copied_model(own, "compress")
 
 
 def test_exported_program_is_not_supported_yet() -> None:
