@@ -11,6 +11,8 @@ A message says where, what came, what was expected and what to do about it.
 """
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 
@@ -48,6 +50,15 @@ class BundleError(KronexportError):
     """A bundle is damaged or incompatible; raised before anything in it is loaded."""
 
     exit_code: ClassVar[int] = 6
+
+
+@contextmanager
+def named(site: str) -> Iterator[None]:
+    """A UserInputError raised within gets the name of the site that it is about."""
+    try:
+        yield
+    except UserInputError as error:
+        raise UserInputError(f"{site}: {error}") from error
 
 
 def error_of(exit_code: int) -> type[KronexportError]:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from kronexport.errors import named
 from kronexport.export.module import KroneckerConv2d, KroneckerLayer, KroneckerLinear
 from kronexport.factorize.calibrate import Calibration, fit_network
 from kronexport.factorize.decompose import decompose
@@ -41,8 +42,10 @@ def factorized(
     for site, structure in structures.items():
         check_group(structure, layer_geometry(layer_at(model, site)).group, site)
     if calibration is None:
-        weights = site_weights(model, tuple(structures))
-        networks = {site: decompose(weights[site], structure) for site, structure in structures.items()}
+        networks = {}
+        for site, structure in structures.items():
+            with named(site):
+                networks[site] = decompose(layer_weight(layer_at(model, site)).numpy(), structure)
     else:
         networks = fit_network(model, structures, calibration, progress)
     return with_networks(model, networks).eval()

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from kronexport.errors import named
 from kronexport.factorize.decompose import decompose
 from kronexport.factorize.fitting import fit
 from kronexport.factorize.following import row_weights
@@ -27,7 +28,7 @@ from kronexport.factorize.passes import at_input, at_output, passes
 from kronexport.factorize.tensor import Size4
 from kronexport.records import ConvGeometry, Site, Structure
 from kronexport.survey.imports import USER_EXCEPTIONS
-from kronexport.survey.sites import layer_at, layer_geometry, layer_weight
+from kronexport.survey.sites import SiteLayer, layer_at, layer_geometry, layer_weight
 
 IMAGE_LIMIT = 512
 """Most calibration images used: second moments settle earlier."""
@@ -99,16 +100,11 @@ def fit_network(
     ):
         for done, (site, structure) in enumerate(structures.items()):
             progress(done, len(structures))
-            shared = layer_weight(layer_at(compressed, site))
-            weight = shared.numpy().copy()
-            networks[site] = decompose(weight, structure)
+            layer = layer_at(compressed, site)
             pairs = ((one.reach(site), other.reach(site)) for one, other in zip(given, dense, strict=True))
-            if is_too_wide(structure):
-                deque(pairs, maxlen=0)  # every pass goes by the site all the same
-            else:
-                seen, held = _halves(pairs, weight.shape, layer_geometry(layer_at(compressed, site)))
-                networks[site] = fit(networks[site], weight, seen, held, rows[site])
-            shared.copy_(torch.from_numpy(networks[site].to_dense()))
+            with named(site):
+                networks[site] = _fitted(layer, structure, pairs, rows[site])
+            layer_weight(layer).copy_(torch.from_numpy(networks[site].to_dense()))
     return networks
 
 
@@ -138,6 +134,19 @@ def _takes(model: nn.Module, images: Tensor, batch: int) -> bool:
 
 def _first_tensor(output: Any) -> Tensor:
     return next(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
+
+
+def _fitted(
+    layer: SiteLayer, structure: Structure, pairs: Iterable[tuple[Tensor, Tensor]], rows: Tensor
+) -> KroneckerNetwork:
+    """The factors of one layer for batches of its inputs and of the outputs that are wanted."""
+    weight = layer_weight(layer).numpy().copy()
+    start = decompose(weight, structure)
+    if is_too_wide(structure):
+        deque(pairs, maxlen=0)  # every pass goes by the layer all the same
+        return start
+    seen, held = _halves(pairs, weight.shape, layer_geometry(layer))
+    return fit(start, weight, seen, held, rows)
 
 
 def _halves(

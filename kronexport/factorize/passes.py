@@ -40,8 +40,7 @@ class Pass:
         found = self._run.switch()
         if found is None or found[0] != site:
             raise UserInputError(
-                f"{site}: is not executed in the same order for every calibration image; leave it out with "
-                f"--exclude {site}"
+                f"is not executed in the same order for every calibration image; leave it out with --exclude {site}"
             )
         value: Tensor = found[1]
         return value

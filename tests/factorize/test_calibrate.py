@@ -191,8 +191,14 @@ def test_constant_images_are_fitted(model: nn.Sequential) -> None:
 
 def test_a_network_that_overflows_is_refused(model: nn.Sequential) -> None:
     overflowing = Calibration(np.full((2, 3, 10, 10), 1e30, np.float32), 1)
-    with pytest.raises(UserInputError, match="NaN or infinite"):
+    with pytest.raises(UserInputError, match=r"^0: calibration: activations are NaN or infinite"):
         fit_network(model, STRUCTURES, overflowing, lambda _done, _total: None)
+
+
+def test_a_rank_that_a_layer_cannot_have_is_refused_by_its_name(model: nn.Sequential) -> None:
+    outer, inner = (factor.size for factor in STRUCTURES["3"].factors)
+    with pytest.raises(UserInputError, match=r"^3: .*rank"):
+        fitted(model, {"3": gkpd_structure(outer, inner, 10_000)})
 
 
 def test_rows_count_as_the_following_norm_lets_them_through(model: nn.Sequential) -> None:
