@@ -22,11 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from benchmarks.channel_permutation import free_modes, permuted, search
+from benchmarks.channel_permutation import free_modes, permuted, search, truncation_errors
 from kronexport.backends.profile import load_target
 from kronexport.export.replace import site_weights
-from kronexport.factorize.gkpd import divisor_structures, gkpd_structure, max_rank, squared_errors
+from kronexport.factorize.gkpd import divisor_structures, gkpd_structure, max_rank
 from kronexport.factorize.scan import ErrorScan
+from kronexport.factorize.spectra import Spectrum
 from kronexport.lower.axes import axis_sizes, contraction_macs, contractions, orders
 from kronexport.plan.candidates import Candidate, all_candidates
 from kronexport.plan.choose import solve
@@ -67,17 +68,17 @@ class PermutedScan(ErrorScan):
 
     def __init__(self, weights: Mapping[str, NDArray[Any]], sites: Sequence[Site], modes: Mapping[str, Modes]) -> None:
         super().__init__(weights)
-        self._permuted: dict[tuple[str, Structure], NDArray[np.float64]] = {}
+        self._permuted: dict[tuple[str, Structure], Spectrum] = {}
         given = ErrorScan(weights)
         for site in sites:
             for unit, rank in shortlist(site, given, modes[site.name]):
                 found = search(
                     weights[site.name], _at_rank(unit, rank), _movable(unit, modes[site.name]), STARTS, seed=0
                 )
-                errors = squared_errors(permuted(weights[site.name], found), unit)
+                errors = truncation_errors(permuted(weights[site.name], found), unit)
                 self._permuted[site.name, unit] = np.minimum(self.errors(site.name, unit), errors)
 
-    def errors(self, site: str, unit: Structure) -> NDArray[np.float64]:
+    def errors(self, site: str, unit: Structure) -> Spectrum:
         key = site, unit
         return self._permuted[key] if key in self._permuted else super().errors(site, unit)
 

@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kronexport.factorize.gkpd import squared_errors
 from kronexport.factorize.tensor import core_sizes, rearrange
 from kronexport.records import Structure
 
@@ -108,8 +107,15 @@ def _smaller_first(structure: Structure) -> tuple[int, ...]:
     return (0, 1) if first <= second else (1, 0)
 
 
+def truncation_errors(weight: NDArray[Any], structure: Structure) -> NDArray[np.float32]:
+    """||W - W^||^2 / ||W||^2 of one structure at rank 1, 2, ...; the search needs no other's."""
+    energies = np.square(np.linalg.svd(rearrange(weight, structure), compute_uv=False), dtype=np.float64)
+    errors: NDArray[np.float32] = np.clip(1 - np.cumsum(energies) / energies.sum(), 0, 1).astype(np.float32)
+    return errors
+
+
 def _error(weight: NDArray[np.float32], structure: Structure, found: Found) -> float:
-    return float(squared_errors(permuted(weight, found), structure)[structure.ranks[0] - 1])
+    return float(truncation_errors(permuted(weight, found), structure)[structure.ranks[0] - 1])
 
 
 def _best_swaps(weight: NDArray[np.float32], structure: Structure, mode: str, held: int, found: Found) -> Found:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from kronexport.compression import Compressed, compress
     from kronexport.export.factors_file import load_compressed, save_factors
     from kronexport.export.module import KroneckerConv2d, KroneckerLinear
+    from kronexport.factorize.budget import scan
     from kronexport.factorize.decompose import decompose
     from kronexport.pipeline import build
 
@@ -24,6 +25,7 @@ _HOME = {
     "decompose": "kronexport.factorize.decompose",
     "load_compressed": "kronexport.export.factors_file",
     "save_factors": "kronexport.export.factors_file",
+    "scan": "kronexport.factorize.budget",
 }
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "decompose",
     "load_compressed",
     "save_factors",
+    "scan",
 ]
 
 

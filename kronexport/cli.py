@@ -29,6 +29,8 @@ app = typer.Typer(
 )
 targets_app = typer.Typer(help="The devices that can be built for.", no_args_is_help=True)
 app.add_typer(targets_app, name="targets")
+cache_app = typer.Typer(help="What is kept between runs, so that it is computed once.", no_args_is_help=True)
+app.add_typer(cache_app, name="cache")
 
 _INTERRUPTED = 130
 _GOAL_HELP = "latency, params, macs, size, memory or accuracy_drop, then <=NUMBER[UNIT]; repeat for several."
@@ -199,6 +201,26 @@ def targets_show(name: Annotated[str, typer.Argument(help="Target or alias.")], 
     profile = load_target(name)
     data = profile.model_dump(mode="json")
     _print_json_or(as_json, data, lambda: terminal.print_facts(data))
+
+
+@cache_app.command("info")
+def cache_info(*, as_json: JsonFlag = False) -> None:
+    """Where the cache is and how much it holds; KRONEXPORT_CACHE sets another folder."""
+    from kronexport.cache import cache_use  # noqa: PLC0415  loads platformdirs
+
+    use = cache_use()
+    text = f"{use.path}: {use.files} files, {use.bytes:,} bytes"
+    _print_json_or(as_json, dataclasses.asdict(use), lambda: typer.echo(text))
+
+
+@cache_app.command("clean")
+def cache_clean(*, as_json: JsonFlag = False) -> None:
+    """Remove what kronexport keeps there, and nothing else."""
+    from kronexport.cache import clean_cache  # noqa: PLC0415  loads platformdirs
+
+    gone = clean_cache()
+    text = f"{gone.path}: removed {gone.files} files, {gone.bytes:,} bytes"
+    _print_json_or(as_json, dataclasses.asdict(gone), lambda: typer.echo(text))
 
 
 @app.command()

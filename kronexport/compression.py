@@ -140,6 +140,7 @@ def _planned(
                 f"give {' or '.join(_COUNTED)}, or use kronexport.build"
             )
     scan = ErrorScan(site_weights(dense, tuple(site.name for site in found.sites)))
+    scan.prefetch(progress)
     return make_plan(found, scan, goals, load_target(target), progress).structures
 
 

@@ -99,7 +99,7 @@ def run(config: BuildConfig, progress: ProgressCallback = silent) -> Outcome:
     """
     profiles, runtimes, goals = check_request(config)
     project = survey_stage(config)
-    scan = scan_stage(project)
+    scan = scan_stage(project, progress)
     dense = export_onnx(project.module, project.input)
     reports: dict[str, TargetReport] = {}
     failures: list[KronexportError] = []
@@ -134,7 +134,7 @@ def dry_run(config: BuildConfig, progress: ProgressCallback = silent) -> DryRun:
     """Survey the model and plan every target; writes nothing. Raises as ``run`` does."""
     profiles, _, goals = check_request(config)
     project = survey_stage(config)
-    scan = scan_stage(project)
+    scan = scan_stage(project, progress)
     return DryRun(project, tuple(make_plan(project.survey, scan, goals, profile, progress) for profile in profiles))
 
 

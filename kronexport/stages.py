@@ -80,9 +80,11 @@ class Network:
     accuracy: float | None
 
 
-def scan_stage(project: Project) -> ErrorScan:
-    """The weight errors that every target's plan rests on, each computed when it is first asked for."""
-    return ErrorScan(site_weights(project.module, tuple(site.name for site in project.survey.sites)))
+def scan_stage(project: Project, progress: ProgressCallback) -> ErrorScan:
+    """The weight errors that every target's plan rests on."""
+    scan = ErrorScan(site_weights(project.module, tuple(site.name for site in project.survey.sites)))
+    scan.prefetch(progress)
+    return scan
 
 
 def factorize_stage(job: Job, plan: Plan, outputs: Sequence[str]) -> Network:

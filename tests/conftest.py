@@ -77,6 +77,15 @@ def command(*arguments: object) -> Ended:
     return Ended(code, out.getvalue(), err.getvalue())
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The cache of all tests: the user's own is neither read nor written."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KRONEXPORT_CACHE", str(folder))
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A user's file in a folder of its own, with a relative import; its factory is ``net``."""

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from kronexport.errors import UserInputError
@@ -12,7 +11,7 @@ from kronexport.factorize.cp import cp, cp_structure
 from kronexport.factorize.gkpd import gkpd
 from kronexport.factorize.network import KroneckerNetwork
 from kronexport.factorize.sekron import sekron, sekron_axes, sekron_structure
-from kronexport.factorize.tensor import Size4, build_structure
+from kronexport.factorize.tensor import Size4, build_structure, check_array
 from kronexport.factorize.tensor_ring import tensor_ring, tensor_ring_structure
 from kronexport.factorize.tensor_train import tensor_train, tensor_train_structure
 from kronexport.factorize.tucker import tucker, tucker2_structure, tucker_structure
@@ -55,15 +54,7 @@ def decompose(
         UserInputError: the method is unknown, sizes or ranks do not fit the weight, or the weight is no finite
             floating-point array of four axes.
     """
-    if not isinstance(weight, np.ndarray):
-        raise UserInputError(
-            f"decompose: the weight is a {type(weight).__name__}, expected a numpy array; "
-            "a tensor's is weight.detach().cpu().numpy()"
-        )
-    if weight.ndim != 4:  # noqa: PLR2004  F, C, kh, kw
-        raise UserInputError(
-            f"decompose: the weight is {weight.shape}, expected [F, C, kh, kw]; a linear layer's is [F, C, 1, 1]"
-        )
+    check_array(weight, "decompose")
     if isinstance(method, Structure) and (ranks or sizes):
         raise UserInputError("decompose: a structure holds its ranks and sizes; give those only with a method's name")
     structure = method if isinstance(method, Structure) else _structure(method, weight.shape, ranks, sizes)

@@ -11,13 +11,12 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from kronexport.errors import UserInputError
 from kronexport.factorize.network import KroneckerNetwork
 from kronexport.factorize.sekron import recursive_svd
-from kronexport.factorize.tensor import Size4, core_sizes, rearrange
+from kronexport.factorize.tensor import Size4, core_sizes
 from kronexport.records import FactorShape, Structure
 
 
@@ -62,18 +61,3 @@ def gkpd(weight: NDArray[Any], structure: Structure) -> KroneckerNetwork:
     if len(structure.factors) != 2:  # noqa: PLR2004  more are SeKron
         raise UserInputError(f"GKPD: {len(structure.factors)} factors {structure}, expected 2; SeKron takes more")
     return recursive_svd(weight, structure)
-
-
-def squared_errors(weight: NDArray[Any], structure: Structure) -> NDArray[np.float64]:
-    """||W - W^||^2 / ||W||^2 at rank 1, 2 ... ``max_rank``, from the eigenvalues of the smaller Gram matrix.
-
-    Good to about 1e-6: enough to choose by; the error that is reported comes from ``to_dense``.
-    """
-    matrix = rearrange(weight.astype(np.float32), structure)
-    if matrix.shape[0] > matrix.shape[1]:
-        matrix = matrix.T
-    energies = np.linalg.eigvalsh(matrix @ matrix.T)[::-1].astype(np.float64)
-    total = float(np.sum(np.square(weight, dtype=np.float64)))
-    if total == 0:
-        return np.zeros(len(energies))
-    return np.clip(1 - np.cumsum(energies) / total, 0.0, 1.0)

@@ -78,11 +78,29 @@ def weight_tensor(weight: NDArray[Any], structure: Structure, rank_axes: Sequenc
             f"{structure.method}: the factors have the rank axes {', '.join(found)}; {len(found)} factors of this "
             f"method have {', '.join(rank_axes)}"
         )
-    if not np.issubdtype(weight.dtype, np.floating):
-        raise UserInputError(f"{structure.method}: the weight is {weight.dtype}, expected floating point")
-    if not np.isfinite(weight).all():
-        raise UserInputError(f"{structure.method}: the weight holds {np.sum(~np.isfinite(weight))} NaN or infinity")
+    check_values(weight, structure.method)
     return rearrange(weight.astype(np.float64), structure)
+
+
+def check_values(weight: NDArray[Any], place: str) -> None:
+    """Raise UserInputError, which begins with ``place``, if the weight is not floating point or not finite."""
+    if not np.issubdtype(weight.dtype, np.floating):
+        raise UserInputError(f"{place}: the weight is {weight.dtype}, expected floating point")
+    if not np.isfinite(weight).all():
+        raise UserInputError(f"{place}: the weight holds {np.sum(~np.isfinite(weight))} NaN or infinity")
+
+
+def check_array(weight: object, place: str) -> None:
+    """Raise UserInputError, which begins with ``place``, if the weight is no numpy array [F, C, kh, kw]."""
+    if not isinstance(weight, np.ndarray):
+        raise UserInputError(
+            f"{place}: the weight is a {type(weight).__name__}, expected a numpy array; "
+            "a tensor's is weight.detach().cpu().numpy()"
+        )
+    if weight.ndim != 4:  # noqa: PLR2004  F, C, kh, kw
+        raise UserInputError(
+            f"{place}: the weight is {weight.shape}, expected [F, C, kh, kw]; a linear layer's is [F, C, 1, 1]"
+        )
 
 
 def check_ranks(structure: Structure, most: Mapping[str, int]) -> None:

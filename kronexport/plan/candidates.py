@@ -9,15 +9,13 @@ from typing import Any
 import numpy as np
 
 from kronexport.backends.profile import TargetProfile
-from kronexport.factorize.gkpd import divisor_structures, gkpd_structure, max_rank
+from kronexport.factorize.gkpd import gkpd_structure, max_rank
 from kronexport.factorize.scan import ErrorScan
+from kronexport.factorize.spectra import scanned_structures
 from kronexport.lower.axes import least_macs
 from kronexport.lower.forms import DENSE, generate_forms
 from kronexport.plan.roofline import conv_seconds, form_seconds
 from kronexport.records import ProgressCallback, Site, Structure
-
-SPECTRUM_MACS = 2**33
-"""Most multiply-accumulates for the Gram matrix of one structure (docs/decisions/0007)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +63,12 @@ def all_candidates(
 
 
 def candidate_structures(site: Site) -> Iterator[Structure]:
-    """The structures of rank 1 that the planner looks at.
+    """The structures of rank 1 that the planner looks at: those scanned.
 
-    The first factor says which group an output channel is of (docs/decisions/0005). Structures whose spectrum would
-    take more than ``SPECTRUM_MACS`` are left out, as the square ones of a VGG's linear layers, but for the low-rank
-    pairs: one factor has all filters, the other all channels.
+    The first factor says which group an output channel is of (docs/decisions/0005).
     """
-    filters, channels, *_ = site.weight_shape
-    for unit in divisor_structures(site.weight_shape):
-        outer, inner = unit.factors
-        low_rank = (outer.f, inner.c) == (filters, channels)
-        affordable = math.prod(site.weight_shape) * max_rank(unit) <= SPECTRUM_MACS
-        if outer.f % site.geometry.group == 0 and (low_rank or affordable):
+    for unit in scanned_structures(site.weight_shape):
+        if unit.factors[0].f % site.geometry.group == 0:
             yield unit
 
 

@@ -62,18 +62,6 @@ def survey(
     return Survey(sites, skipped, sum(parameter.numel() for parameter in module.parameters()), found.macs)
 
 
-def conv_at(module: nn.Module, site: str) -> nn.Conv2d:
-    """The conv of that name.
-
-    Raises:
-        TypeError: what has that name is no nn.Conv2d.
-    """
-    conv = module.get_submodule(site)
-    if not isinstance(conv, nn.Conv2d):
-        raise TypeError(f"{site}: a {type(conv).__name__}, expected nn.Conv2d")
-    return conv
-
-
 def layer_at(module: nn.Module, site: str) -> SiteLayer:
     """The conv or linear layer of that name.
 

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
 
-from benchmarks.channel_permutation import MODES, Order, free_modes, permuted, search, swap_gains
-from kronexport.factorize.gkpd import gkpd_structure, squared_errors
+from benchmarks.channel_permutation import MODES, Order, free_modes, permuted, search, swap_gains, truncation_errors
+from kronexport.factorize.gkpd import gkpd_structure
 from kronexport.factorize.network import KroneckerNetwork
 from kronexport.factorize.tensor import Size4, rearrange
 from kronexport.records import Structure
-from kronexport.survey.sites import conv_at
+from kronexport.survey.sites import layer_at
 from sample_models.cifar_resnet import BasicBlock, CifarResNet
 from sample_models.resnet import Bottleneck
 
@@ -64,10 +64,10 @@ def test_order_hidden_by_a_permutation_is_found(outer: Size4, inner: Size4) -> N
     factors = tuple(random.standard_normal(structure.factor_shape(k)).astype(np.float32) for k in range(2))
     dense = KroneckerNetwork(structure, factors).to_dense()
     hidden = dense[random.permutation(dense.shape[0])][:, random.permutation(dense.shape[1])]
-    assert squared_errors(hidden, structure)[1] > 0.1
+    assert truncation_errors(hidden, structure)[1] > 0.1
     found = search(hidden, structure, free_modes(structure), starts=20, seed=0)
     # squared errors are good to about 1e-6
-    assert squared_errors(permuted(hidden, found), structure)[1] == pytest.approx(0, abs=2e-6)
+    assert truncation_errors(permuted(hidden, found), structure)[1] == pytest.approx(0, abs=2e-6)
 
 
 @settings(max_examples=20, deadline=None)
@@ -77,10 +77,10 @@ def test_search_moves_only_what_it_may_and_never_gets_worse(seed: int, rank: int
     weight = np.random.default_rng(seed).standard_normal((8, 6, 3, 3)).astype(np.float32)
     structure = gkpd_structure((4, 3, 3, 1), (2, 2, 1, 3), rank)
     found = search(weight, structure, [mode], starts=2, seed=0)
-    error = squared_errors(permuted(weight, found), structure)[rank - 1]
+    error = truncation_errors(permuted(weight, found), structure)[rank - 1]
     assert found.squared_error == pytest.approx(error, abs=1e-6)
     # the sums are rounded by the memory order of their terms
-    assert found.squared_error <= squared_errors(weight, structure)[rank - 1] + 1e-6
+    assert found.squared_error <= truncation_errors(weight, structure)[rank - 1] + 1e-6
     kept = found.channels if mode == "filters" else found.filters
     assert kept.tolist() == list(range(len(kept)))
     assert sorted(found.filters) == list(range(8))
@@ -102,10 +102,10 @@ def test_error_depends_on_the_order_of_shared_modes_alone(
 ) -> None:
     structure, weight = gkpd_structure(outer, inner, 1), random_weight(8, 6, 3, 3)
     assert free_modes(structure) == expected
-    given_error = squared_errors(weight, structure)
+    given_error = truncation_errors(weight, structure)
     for mode, axis in MODES.items():
         order = np.random.default_rng(2).permutation(weight.shape[axis])
-        other = squared_errors(np.take(weight, order, axis=axis), structure)
+        other = truncation_errors(np.take(weight, order, axis=axis), structure)
         assert np.allclose(other, given_error, atol=2e-6) == (mode not in expected)
 
 
@@ -134,7 +134,7 @@ def test_order_is_absorbed_in_a_network() -> None:
     for block in permuted_model.modules():
         if isinstance(block, BasicBlock):
             permute_between(block.conv1, block.bn1, block.conv2, random.permutation(block.conv1.out_channels))
-    assert not torch.equal(conv_at(permuted_model, "layer1.0.conv1").weight, conv_at(model, "layer1.0.conv1").weight)
+    assert not torch.equal(layer_at(permuted_model, "layer1.0.conv1").weight, layer_at(model, "layer1.0.conv1").weight)
     torch.testing.assert_close(permuted_model(images), model(images), rtol=1e-5, atol=1e-5)
 
 

@@ -12,7 +12,6 @@ from kronexport.factorize.gkpd import (
     gkpd,
     gkpd_structure,
     max_rank,
-    squared_errors,
 )
 from kronexport.factorize.network import relative_error
 from kronexport.factorize.tensor import Size4, rearrange
@@ -48,12 +47,9 @@ def test_the_error_is_the_tail_of_the_singular_values() -> None:
     weight = np.random.default_rng(0).standard_normal((8, 6, 3, 3))
     outer, inner = (4, 3, 1, 3), (2, 2, 3, 1)
     values = np.linalg.svd(rearrange(weight, gkpd_structure(outer, inner, 1)), compute_uv=False)
-    predicted = squared_errors(weight, gkpd_structure(outer, inner, 1))
     for rank in range(1, len(values)):
         error = relative_error(weight, gkpd(weight, gkpd_structure(outer, inner, rank)).to_dense())
         assert error**2 == pytest.approx(np.sum(values[rank:] ** 2) / np.sum(values**2), rel=1e-9)
-        # the Gram matrix is float32
-        assert predicted[rank - 1] == pytest.approx(error**2, abs=2e-6)
 
 
 def test_every_divisor_structure_is_enumerated_once() -> None:
@@ -82,9 +78,8 @@ def test_a_rank_above_the_highest_is_refused() -> None:
         gkpd(np.ones((4, 4, 1, 1)), gkpd_structure((2, 2, 1, 1), (2, 2, 1, 1), 9))
 
 
-def test_zero_weights_have_no_error() -> None:
-    """An all-zero layer is exact at every rank, without a division by zero."""
+def test_zero_weights_have_zero_factors() -> None:
+    """Without a division by zero."""
     zero = np.zeros((4, 4, 3, 3), np.float32)
     structure = gkpd_structure((2, 2, 1, 1), (2, 2, 3, 3), 1)
-    assert squared_errors(zero, structure).tolist() == [0, 0, 0, 0]
     assert not gkpd(zero, structure).to_dense().any()

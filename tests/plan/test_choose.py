@@ -9,11 +9,11 @@ import pytest
 
 from kronexport.backends.profile import TargetProfile, load_target
 from kronexport.errors import GoalError
-from kronexport.factorize.gkpd import divisor_structures, gkpd, gkpd_structure
+from kronexport.factorize.gkpd import gkpd, gkpd_structure
 from kronexport.factorize.network import relative_error
 from kronexport.factorize.scan import ErrorScan
 from kronexport.lower.forms import generate_forms
-from kronexport.plan.candidates import Candidate, all_candidates, candidate_structures
+from kronexport.plan.candidates import Candidate, all_candidates
 from kronexport.plan.choose import dense_plan, make_plan, solve
 from kronexport.plan.goals import parse_goal
 from kronexport.plan.plan_file import plan_toml
@@ -130,17 +130,6 @@ def test_a_grouped_site_gets_structures_whose_first_factor_says_the_group(profil
         assert (option.macs, option.weights) == (forms[option.lowering].macs, forms[option.lowering].weights)
         assert option.params < place.params
         assert option.macs < place.macs == forms["dense"].macs
-
-
-def test_a_large_weight_has_low_rank_pairs_and_what_is_affordable() -> None:
-    """The largest conv of a ResNet has every structure; of one eight times as large the square ones are left out."""
-    small, large = (site("s", filters, filters) for filters in (512, 1448))
-    assert len(list(candidate_structures(small))) == len(list(divisor_structures(small.weight_shape)))
-    kept = list(candidate_structures(large))
-    square = gkpd_structure((1448, 2, 1, 3), (1, 724, 3, 1), 1)
-    assert gkpd_structure((1448, 1, 1, 1), (1, 1448, 3, 3), 1) in kept
-    assert square not in kept
-    assert square in list(divisor_structures(large.weight_shape))
 
 
 def test_candidates_are_a_pareto_front(survey: Survey, weights: dict[str, np.ndarray], profile: TargetProfile) -> None:

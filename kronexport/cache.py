@@ -1,0 +1,106 @@
+"""What was computed once and is kept for the next run, by the hash of what it was computed from.
+
+One subfolder a kind of result, one .npz a result, below ``$KRONEXPORT_CACHE`` if that is set, else where the system
+keeps the caches of programs. A cache fails no run: what cannot be read is computed again, what cannot be written is
+told once.
+"""
+
+import hashlib
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import platformdirs
+
+from kronexport.errors import KronexportError
+from kronexport.files import TEMP_PREFIX, write_bytes_aside
+
+log = logging.getLogger("kronexport")
+
+Kind = Literal["scan"]
+"""A subfolder."""
+
+_DIGEST_BYTES = 20
+_OURS = re.compile(rf"({re.escape(TEMP_PREFIX)}[0-9a-f]+-)?[0-9a-f]{{{2 * _DIGEST_BYTES}}}")
+"""A key, or what a run that was killed left of it."""
+
+_unwritable: set[Path] = set()
+"""The folders that a warning was given for."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheUse:
+    """The root folder, and the number and total bytes of the files below it that are ours."""
+
+    path: str
+    files: int
+    bytes: int
+
+
+def cache_folder() -> Path:
+    """The root; it need not exist."""
+    return Path(os.environ.get("KRONEXPORT_CACHE") or platformdirs.user_cache_dir("kronexport"))
+
+
+def content_key(*parts: bytes) -> str:
+    """The hash of all that a result depends on, the version of its algorithm included: the name of its file."""
+    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def read_cached(kind: Kind, key: str) -> bytes | None:
+    """What is kept under ``key``, None where there is nothing that can be read."""
+    try:
+        return (cache_folder() / kind / f"{key}.npz").read_bytes()
+    except OSError:
+        return None
+
+
+def write_cached(kind: Kind, key: str, content: bytes) -> None:
+    """Keep ``content``, all or nothing; a folder that takes no files is warned of once."""
+    folder = cache_folder()
+    try:
+        write_bytes_aside(folder / kind / f"{key}.npz", content)
+    except (OSError, KronexportError) as error:
+        if folder not in _unwritable:
+            _unwritable.add(folder)
+            log.warning("%s: nothing is kept for the next run: %s; KRONEXPORT_CACHE sets another folder", folder, error)
+
+
+def cache_use() -> CacheUse:
+    """How much is kept."""
+    return _use(list(_our_files()))
+
+
+def clean_cache() -> CacheUse:
+    """Remove our files, and our folders where nothing else is in them; returns what was removed.
+
+    Raises:
+        OSError: a file cannot be removed.
+    """
+    files = list(_our_files())
+    removed = _use(files)
+    for file in files:
+        file.unlink(missing_ok=True)
+    root = cache_folder()
+    for folder in (*(root / kind for kind in get_args(Kind)), root):
+        with suppress(OSError):  # not there, or it holds what is not ours
+            folder.rmdir()
+    return removed
+
+
+def _our_files() -> Iterator[Path]:
+    for kind in get_args(Kind):
+        folder = cache_folder() / kind
+        yield from (path for path in sorted(folder.glob("*")) if _OURS.fullmatch(path.stem) and path.is_file())
+
+
+def _use(files: list[Path]) -> CacheUse:
+    return CacheUse(str(cache_folder()), len(files), sum(file.stat().st_size for file in files))
