@@ -18,7 +18,7 @@ alternating least squares; Golub and Van Loan, section 11.5, for preconditioning
 
 import math
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -35,8 +35,10 @@ TOLERANCE = 1e-3
 _CG_STEPS = 10
 _CG_TOLERANCE = 1e-6
 """Of the squared residual, in the preconditioner's norm."""
-_DIRECT_LIMIT = 6000
-"""Unknowns of one N_f above which it is never written out: 144 MB."""
+_DIRECT_LIMITS = 1600, 6000
+"""Unknowns of one N_f up to which it is always written out, and above which never: 144 MB."""
+_RANKS_LIMIT = 1000
+"""Sets of rank indices of one factor above which Q is taken for a Kronecker product over the rank axes."""
 
 _ROUNDING = 100
 """Units in the last place of the outputs' energy below which an error is none."""
@@ -119,7 +121,7 @@ class _Frame:
     def __init__(self, structure: Structure, k: int, error: OutputError) -> None:
         self.k = k
         self._shape = structure.factor_shape(k)
-        self._equation, self._free = _others(structure, k)
+        self._others = _Others(structure, k)
         mine, all_sizes = structure.factors[k], [factor.size for factor in structure.factors]
         filters, columns = _order(all_sizes, k)
         self._f, self._d = mine.f, mine.c * mine.h * mine.w
@@ -143,68 +145,57 @@ class _Frame:
     def solve(self, factors: list[Tensor]) -> tuple[Tensor, float]:
         """Factor ``k`` that minimizes E with the others as they are, in its own shape, and E with it."""
         others = [factor for index, factor in enumerate(factors) if index != self.k]
-        ones = [torch.ones(size, dtype=self._gram.dtype) for size in self._free]
-        contracted = torch.einsum(self._equation, *others, *ones).reshape(self._r, self._g, self._m)
-        flat = contracted.reshape(self._r, -1)
-        present = factors[self.k].reshape(self._r, self._f, self._d).permute(1, 2, 0)
-        weighted = contracted * self._v.sqrt()[None, :, None]
-        if not weighted.any() or not self._gram.diagonal().any():
+        if not all(other.any() for other in others) or not self._gram.diagonal().any():
             return factors[self.k], self._energy
-        normal, precondition = self._operators(weighted)
+        present = factors[self.k].reshape(self._r, self._f, self._d).permute(1, 2, 0)
+        normal, precondition = self._operators(others)
         if not self._shared or normal is None:
-            normal = partial(self._normal, flat=flat)
-        wanted = self._adjoint(self._wanted, flat)
+            normal = partial(self._normal, others=others)
+        wanted = self._adjoint(self._wanted, others)
         solved, residual = _conjugate_gradients(present, wanted, normal, precondition)
         reached = self._energy - float(torch.sum(solved * (wanted + residual)))
         return solved.permute(2, 0, 1).reshape(self._shape), reached
 
-    def _normal(self, x: Tensor, flat: Tensor) -> Tensor:
+    def _normal(self, x: Tensor, others: Sequence[Tensor]) -> Tensor:
         """[f, d, r] -> N x, by way of the weight that x stands for."""
-        weight = (x.reshape(-1, self._r) @ flat).reshape(self._f, self._d, self._g, self._m)
-        rows = weight.transpose(1, 2).reshape(self._f * self._g, -1)
+        rows = self._others.weight(x, others).reshape(self._f * self._g, -1)
         seen = torch.empty_like(rows)
         for group, gram in self._groups:
             seen[group] = rows[group] @ gram
-        return self._adjoint(self._rows[:, None] * seen, flat)
+        return self._adjoint(self._rows[:, None] * seen, others)
 
-    def _adjoint(self, rows: Tensor, flat: Tensor) -> Tensor:
+    def _adjoint(self, rows: Tensor, others: Sequence[Tensor]) -> Tensor:
         """[(f g), (d m)] -> [f, d, r]."""
-        split = rows.reshape(self._f, self._g, self._d, self._m).transpose(1, 2)
-        return (split.reshape(self._f * self._d, -1) @ flat.T).reshape(self._f, self._d, self._r)
+        return self._others.adjoint(rows.reshape(self._f, self._g, self._d, self._m), others)
 
-    def _operators(self, weighted: Tensor) -> tuple[_Linear | None, _Linear]:
+    def _operators(self, others: Sequence[Tensor]) -> tuple[_Linear | None, _Linear]:
         """u_f N x, N made by v, and what solves with it; None: the second only solves with something near it."""
         scale = self._u[:, None, None]
         if self._m > 1 and self._writes_out():
-            whole = self._normal_matrix(weighted)
+            contracted = self._others.contracted(others)
+            whole = self._normal_matrix(contracted * self._v.sqrt()[None, :, None])
             lower = _cholesky(whole)
             return (
                 lambda x: scale * (x.reshape(self._f, -1) @ whole).reshape(x.shape),
                 lambda x: torch.cholesky_solve(x.reshape(self._f, -1).T, lower).T.reshape(x.shape) / scale,
             )
-        ranks = weighted.reshape(self._r, -1)
         blocks = self._gram.reshape(self._d, self._m, self._d, self._m).diagonal(dim1=1, dim2=3)
-        left, right = blocks.mean(dim=2), ranks @ ranks.T
-        lowers = _cholesky(left), _cholesky(right)
+        left, rights = blocks.mean(dim=2), self._others.rank_grams(others, self._v)
+        lowers = [_cholesky(matrix) for matrix in (left, *rights)]
+        exact = self._m == 1 and len(rights) == 1
         return (
-            (lambda x: scale * (left @ x @ right)) if self._m == 1 else None,
-            lambda x: self._kronecker_solve(x, *lowers) / scale,
+            (lambda x: scale * (left @ x @ rights[0])) if exact else None,
+            lambda x: _kronecker_solve(x, lowers) / scale,
         )
 
     def _writes_out(self) -> bool:
-        """Whether N as a matrix is cheaper than products by way of the weight, by their multiplications."""
+        """Whether N as a matrix is small, or cheaper than products by way of the weight, by their multiplications."""
         f, g, d, m, r = self._f, self._g, self._d, self._m, self._r
         unknowns, filters, columns = d * r, f * g, d * m
         written = min(self._pairs_cost, self._filters_cost) + unknowns**3 / 3 + 5 * unknowns**2 * f
         by_weight = _CG_STEPS * filters * columns * (columns + 2 * r)
-        return unknowns <= _DIRECT_LIMIT and written < by_weight
-
-    def _kronecker_solve(self, x: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        """(left left^T)^-1 x (right right^T)^-1 for each f."""
-        columns = torch.cholesky_solve(x.transpose(0, 1).reshape(self._d, -1), left)
-        rows = columns.reshape(self._d * self._f, self._r)
-        solved = torch.cholesky_solve(rows.T, right).T
-        return solved.reshape(self._d, self._f, self._r).transpose(0, 1)
+        always, most = _DIRECT_LIMITS
+        return unknowns <= always or (unknowns <= most and written < by_weight)
 
     @property
     def _pairs_cost(self) -> int:
@@ -245,19 +236,90 @@ def _order(sizes: list[tuple[int, int, int, int]], k: int) -> tuple[Tensor, Tens
     return filters.permute(order).flatten(), columns.permute(axes).flatten()
 
 
-def _others(structure: Structure, k: int) -> tuple[str, list[int]]:
-    """The einsum of all factors but ``k`` to T[r, g, m], and the sizes of the rank axes that only factor ``k`` has.
+class _Others:
+    """All factors but ``k``, as T[r, g, m] that is not written out unless it is asked for.
 
-    Those take a vector of ones each, as further operands.
+    In the equations the rank axes keep their letters, another set of them is moved by half the alphabet, the modes of
+    the others are capitals, and y and z are the filters and columns of factor k.
     """
-    letters = iter(string.ascii_uppercase)
-    others = [factor for index, factor in enumerate(structure.factors) if index != k]
-    modes = ["".join(next(letters) for _ in range(4)) for _ in others]
-    mine = structure.factors[k].rank_axes
-    free = [axis for axis in mine if all(axis not in factor.rank_axes for factor in others)]
-    operands = [factor.rank_axes + mode for factor, mode in zip(others, modes, strict=True)] + free
-    output = mine + "".join(mode[0] for mode in modes) + "".join(mode[1:] for mode in modes)
-    return f"{','.join(operands)}->{output}", [structure.rank_sizes[axis] for axis in free]
+
+    def __init__(self, structure: Structure, k: int) -> None:
+        letters = iter(string.ascii_uppercase)
+        others = [factor for index, factor in enumerate(structure.factors) if index != k]
+        modes = ["".join(next(letters) for _ in range(4)) for _ in others]
+        self._ranks = structure.factors[k].rank_axes
+        self._sizes = structure.factor_shape(k)[:-4]
+        free = [axis for axis in self._ranks if all(axis not in factor.rank_axes for factor in others)]
+        self._ones = [torch.ones(structure.rank_sizes[axis]) for axis in free]
+        self._filters, self._columns = "".join(mode[0] for mode in modes), "".join(mode[1:] for mode in modes)
+        self._filter_sizes = [factor.f for factor in others]
+        self._column_sizes = [size for factor in others for size in factor.size[1:]]
+        self._operands = [*(factor.rank_axes + mode for factor, mode in zip(others, modes, strict=True)), *free]
+
+    def contracted(self, others: Sequence[Tensor]) -> Tensor:
+        """T [r, g, m]."""
+        whole = self._einsum(self._operands, self._ranks + self._filters + self._columns, self._all(others))
+        return whole.reshape(math.prod(self._sizes), math.prod(self._filter_sizes), -1)
+
+    def weight(self, x: Tensor, others: Sequence[Tensor]) -> Tensor:
+        """X [f, d, r] -> W [f, g, d, m]."""
+        split = x.reshape(*x.shape[:2], *self._sizes)
+        return self._einsum(
+            [f"yz{self._ranks}", *self._operands],
+            f"y{self._filters}z{self._columns}",
+            [split, *self._all(others)],
+        )
+
+    def adjoint(self, rows: Tensor, others: Sequence[Tensor]) -> Tensor:
+        """W [f, g, d, m] -> X [f, d, r]."""
+        filters, _, columns, _ = rows.shape
+        split = rows.reshape(filters, *self._filter_sizes, columns, *self._column_sizes)
+        found = self._einsum(
+            [f"y{self._filters}z{self._columns}", *self._operands],
+            f"yz{self._ranks}",
+            [split, *self._all(others)],
+        )
+        return found.reshape(filters, columns, -1)
+
+    def rank_grams(self, others: Sequence[Tensor], filters: Tensor) -> list[Tensor]:
+        """Q [r, r] = sum over g m of v_g T T; of many ranks its partial traces, one a rank axis, scaled to Q's trace.
+
+        Their Kronecker product is Q itself where the axes lead to different factors: a Tucker core, the middle of a TT.
+
+        Args:
+            others: the factors.
+            filters: v [g].
+        """
+        size = math.prod(self._sizes)
+        if size <= _RANKS_LIMIT:
+            return [self._rank_gram(self._ranks, others, filters).reshape(size, size)]
+        first, *later = [self._rank_gram(axis, others, filters) for axis in self._ranks]
+        return [first, *(gram / gram.trace() for gram in later)]
+
+    def _rank_gram(self, axes: str, others: Sequence[Tensor], filters: Tensor) -> Tensor:
+        """Q summed over equal indices of all rank axes of factor k but ``axes``."""
+        tied = set(self._ranks) - set(axes)
+        moved = {ord(axis): ord(axis) + 13 for axis in string.ascii_lowercase[:13] if axis not in tied}
+        operands = [*self._operands, *(operand.translate(moved) for operand in self._operands), self._filters]
+        given = [*self._all(others), *self._all(others), filters.reshape(self._filter_sizes)]
+        return self._einsum(operands, axes + axes.translate(moved), given)
+
+    def _all(self, others: Sequence[Tensor]) -> list[Tensor]:
+        return [*others, *(ones.to(others[0].dtype) for ones in self._ones)]
+
+    @staticmethod
+    def _einsum(operands: Sequence[str], result: str, given: Sequence[Tensor]) -> Tensor:
+        """By way of opt_einsum, which torch uses for the order of the products."""
+        return torch.einsum(f"{','.join(operands)}->{result}", *given)
+
+
+def _kronecker_solve(x: Tensor, lowers: Sequence[Tensor]) -> Tensor:
+    """[f, ...] -> the product of (lower lower^T)^-1 over all axes but f, applied to x."""
+    solved = x.reshape(len(x), *(len(lower) for lower in lowers))
+    for axis, lower in enumerate(lowers, 1):
+        front = solved.movedim(axis, 0)
+        solved = torch.cholesky_solve(front.reshape(len(lower), -1), lower).reshape(front.shape).movedim(0, axis)
+    return solved.reshape(x.shape)
 
 
 def _cholesky(matrix: Tensor) -> Tensor:
