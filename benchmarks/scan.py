@@ -110,7 +110,9 @@ def print_parts(weights: Weights) -> None:
     print("| part | CPU s | share | GMAC | s at that rate | ratio |\n|---|---|---|---|---|---|")
     for part, spent in times.items():
         count = work.get(part)
-        bound = "| | |" if count is None else f"| {count / 1e9:.0f} | {count / rate:.1f} | {spent * rate / count:.1f} |"
+        bound = (
+            "| | | |" if count is None else f"| {count / 1e9:.0f} | {count / rate:.1f} | {spent * rate / count:.1f} |"
+        )
         print(f"| {part} | {spent:.1f} | {spent / total:.0%} {bound}")
     least = math.fsum(work.values())
     print(f"| all | {total:.1f} | | {least / 1e9:.0f} | {least / rate:.1f} | {total * rate / least:.1f} |")

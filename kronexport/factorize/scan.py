@@ -2,8 +2,9 @@
 
 import io
 import itertools
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Mapping
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -42,15 +43,21 @@ class ErrorScan:
         workers = max((pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"), default=1)
         sites = sorted(self._weights, key=lambda site: -self._weights[site].size)
         progress("scan", 0, len(sites))
+        stopped = Event()
+
+        def check() -> None:
+            if stopped.is_set():
+                raise CancelledError
+
         with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
-            found = {pool.submit(all_errors, self._weights[site]): site for site in sites}
+            found = {pool.submit(all_errors, self._weights[site], check): site for site in sites}
             try:
                 for done, future in enumerate(as_completed(found), 1):
                     self._spectra[found[future]] = future.result()
                     progress("scan", done, len(sites))
-            except BaseException:  # Ctrl-C too: only what has begun is waited for
+            finally:  # at Ctrl-C nobody waits for the sites that are at work
+                stopped.set()
                 pool.shutdown(cancel_futures=True)
-                raise
 
     def errors(self, site: str, unit: Structure) -> Spectrum:
         """The error at rank 1, 2, ... up to the rank at which ``unit`` is exact; about 1e-6 off.
@@ -64,7 +71,7 @@ class ErrorScan:
         return self._spectra[site][unit]
 
 
-def all_errors(weight: NDArray[Any]) -> Mapping[Structure, Spectrum]:
+def all_errors(weight: NDArray[Any], check: Callable[[], None] = lambda: None) -> Mapping[Structure, Spectrum]:
     """``squared_errors`` of a weight [F, C, kh, kw] in float32, from the cache where it is there."""
     single = np.ascontiguousarray(weight, dtype=np.float32)
     key = content_key(repr((ALGORITHM, single.shape)).encode(), single.tobytes())
@@ -72,7 +79,7 @@ def all_errors(weight: NDArray[Any]) -> Mapping[Structure, Spectrum]:
     kept = None if content is None else _unpacked(content, single.shape)
     if kept is not None:
         return kept
-    found = squared_errors(single)
+    found = squared_errors(single, check)
     write_cached("scan", key, _packed(found))
     return found
 

@@ -15,7 +15,7 @@ So the factors of a weight hang together in trees, of which only the roots are m
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -66,23 +66,24 @@ def scanned_structures(weight_shape: Size4) -> Iterator[Structure]:
             yield unit
 
 
-def squared_errors(weight: NDArray[Any]) -> dict[Structure, Spectrum]:
+def squared_errors(weight: NDArray[Any], check: Callable[[], None] = lambda: None) -> dict[Structure, Spectrum]:
     """The spectrum of each of ``scanned_structures``, in their order; zeros for a weight of zeros.
 
     Good to about 1e-6: enough to choose by; the error that is reported comes from ``to_dense``.
 
     Args:
         weight: [F, C, kh, kw], finite.
+        check: called before each spectrum; what it raises ends the work.
     """
     largest = float(np.abs(weight).max())
     scaled = (weight / largest if largest else weight).astype(np.float32)
     trees = forest(scaled.shape)
     energy = float(np.einsum("fckl,fckl->", scaled, scaled, dtype=np.float64))
-    spectra = {
-        side: _errors(np.linalg.eigvalsh(gram), energy)
-        for root in trees.roots
-        for side, gram in _grow(root, _gram_matrix(scaled, root), trees.branches)
-    }
+    spectra = {}
+    for root in trees.roots:
+        for side, gram in _grow(root, _gram_matrix(scaled, root), trees.branches):
+            check()
+            spectra[side] = _errors(np.linalg.eigvalsh(gram), energy)
     return {structure: spectra[side] for structure, side in trees.sides.items()}
 
 

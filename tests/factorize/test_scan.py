@@ -1,6 +1,6 @@
 """The scan: the same from the disk as computed, side by side as one by one."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ def weights() -> dict[str, NDArray[Any]]:
     return {name: generator.standard_normal(shape).astype(np.float32) for name, shape in SHAPES.items()}
 
 
-def refuse(_weight: NDArray[Any]) -> dict[Structure, Spectrum]:
+def refuse(_weight: NDArray[Any], _check: Callable[[], None]) -> dict[Structure, Spectrum]:
     """In place of ``squared_errors`` where nothing may be computed."""
     raise AssertionError("computed again")
 
@@ -86,6 +86,23 @@ def test_what_goes_wrong_in_a_worker_is_raised(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(scanning, "squared_errors", refuse)
     with pytest.raises(AssertionError, match="computed again"):
         ErrorScan(weights()).prefetch(lambda *_step: None)
+
+
+def test_an_interrupted_scan_waits_for_no_site(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C reaches the calling thread, here in its callback; a site that would go on for ever is given up."""
+
+    def endless(weight: NDArray[Any], check: Callable[[], None]) -> dict[Structure, Spectrum]:
+        while weight.shape == SHAPES["none"]:
+            check()
+        return squared_errors(weight, check)
+
+    def interrupt(_stage: str, done: int, _total: int) -> None:
+        if done == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(scanning, "squared_errors", endless)
+    with pytest.raises(KeyboardInterrupt):
+        ErrorScan(weights()).prefetch(interrupt)
 
 
 def test_an_unwritable_cache_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

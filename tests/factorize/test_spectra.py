@@ -53,6 +53,20 @@ def test_zero_weights_have_no_error() -> None:
     assert not any(spectrum.any() for spectrum in found.values())
 
 
+def test_what_check_raises_ends_the_work() -> None:
+    """At once: no more is asked after that."""
+    asked: list[int] = []
+
+    def check() -> None:
+        asked.append(len(asked))
+        if len(asked) == 3:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        squared_errors(np.ones((8, 8, 3, 3)), check)
+    assert len(asked) == 3
+
+
 @pytest.mark.parametrize("shape", [(64, 64, 3, 3), (48, 20, 1, 1), (7, 5, 3, 3), (64, 3, 7, 7)])
 def test_most_sides_need_no_product(shape: Size4) -> None:
     """The trees hold each side once, grow from larger to smaller, and have fewer roots than there are structures."""
