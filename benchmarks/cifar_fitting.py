@@ -1,16 +1,16 @@
-"""ResNet-32 on CIFAR-10: GKPD by SVD against factors fitted to 512 unlabelled training images, without training.
+"""ResNet-32 on CIFAR-10 by each method: SVD or its like against factors fitted to 512 unlabelled training images.
 
-    python -m benchmarks.cifar_fitting --weights resnet32.th --data cifar-10-batches-bin
+    python -m benchmarks.cifar_fitting --weights resnet32.th --data cifar-10-batches-bin --out FOLDER
 
-Structures are the planner's for params and MACs of the whole network; accuracy is on all 10,000 test images.
+No training. A plan has the least weight error at which the whole network has so many times fewer params and MACs;
+accuracy is on all 10,000 test images. Finished rows are read from FOLDER, so the command resumes.
 """
 
 import argparse
-import platform
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +18,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from kronexport.backends.profile import load_target
-from kronexport.export.replace import factorized, site_weights
+from benchmarks.ladders import LADDERS, ladder_candidates
+from benchmarks.planning import MEASURES, gkpd_candidates, least_error_plan, network_budget, network_reduction
+from benchmarks.table import Rows, heading
+from kronexport.errors import GoalError
+from kronexport.export.replace import factorized
 from kronexport.factorize.calibrate import Calibration
-from kronexport.factorize.scan import ErrorScan
-from kronexport.plan.choose import make_plan
-from kronexport.plan.goals import parse_goal
-from kronexport.records import InputSpec, Plan, Survey
+from kronexport.plan.candidates import Candidate
+from kronexport.records import InputSpec, Site, Survey
 from kronexport.survey.sites import survey
 from kronexport.survey.weights import load_weights
 from sample_models import cifar10
@@ -32,8 +33,12 @@ from sample_models.cifar_resnet import CifarResNet
 
 FACTORS = (1.6, 2.2, 3.0)
 CALIBRATION_IMAGES = 512
-TARGET = "cpu"
-HEADER = "| asked | fewer params | fewer MACs | SVD % | fitted % | fitting s |\n|---|---|---|---|---|---|"
+COLUMNS = ("method", "asked", "fewer params", "fewer MACs", "SVD or its like %", "fitted %", "fitting s")
+CANDIDATES: dict[str, Callable[[nn.Module, Sequence[Site]], list[list[Candidate]]]] = {
+    "gkpd": gkpd_candidates,
+    **{method: partial(ladder_candidates, method=method) for method in LADDERS},
+}
+"""What a site may become, by method."""
 
 
 @dataclass(frozen=True)
@@ -50,32 +55,46 @@ class Test:
         return 100 * found.eq(self.labels).sum().item() / len(self.labels)
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What all rows have in common."""
+
+    model: nn.Module
+    found: Survey
+    calibration: NDArray[np.float32]
+    test: Test
+
+    def row(self, method: str, factor: float, candidates: Sequence[Sequence[Candidate]]) -> list[str]:
+        """One row of the table."""
+        asked = [method, f">= {factor}x"]
+        try:
+            plan = least_error_plan(self.found.sites, candidates, network_budget(self.found, factor))
+        except GoalError:
+            return [*asked, *["not reached"] * 2, *[""] * 3]
+        svd = self.test.accuracy(factorized(self.model, plan.structures, None, _quiet))
+        started = time.monotonic()
+        fitted = factorized(self.model, plan.structures, Calibration(self.calibration, 1), _quiet)
+        took = time.monotonic() - started
+        sizes = [f"{network_reduction(self.found, plan, name):.2f}x" for name in MEASURES]
+        return [*asked, *sizes, f"{svd:.2f}", f"{self.test.accuracy(fitted):.2f}", f"{took:.0f}"]
+
+
 def calibration_images(data: Path) -> NDArray[np.float32]:
     """Drawn from all training batches, seeded; their labels are not looked at."""
     pixels = cifar10.read_split(data, "train").pixels
     return cifar10.normalize(np.random.default_rng(0).permutation(pixels)[:CALIBRATION_IMAGES])
 
 
-def reduction(found: Survey, plan: Plan, name: str) -> float:
-    """Dense / compressed of ``params`` or ``macs`` of the whole network."""
-    dense = int(getattr(found, name))
-    saved: int = sum(getattr(site, name) for site in found.sites) - sum(getattr(choice, name) for choice in plan.sites)
-    return dense / (dense - saved)
+def print_rows(setting: Setting, method: str, factors: Sequence[float], rows: Rows) -> None:
+    """The rows of one method; its candidates are found once, if a row is missing."""
+    missing = [factor for factor in factors if f"{method} {factor}" not in rows]
+    candidates = CANDIDATES[method](setting.model, setting.found.sites) if missing else []
+    for factor in factors:
+        rows.print(f"{method} {factor}", partial(setting.row, method, factor, candidates))
 
 
-def row(model: nn.Module, factor: float, images: NDArray[np.float32], test: Test) -> str:
-    """One line of the table."""
-    found = survey(model, InputSpec("input", (1, 3, 32, 32)))
-    scan = ErrorScan(site_weights(model, tuple(site.name for site in found.sites)))
-    goals = [parse_goal(f"{name}<={1 / factor:.6f}") for name in ("params", "macs")]
-    plan = make_plan(found, scan, goals, load_target(TARGET), lambda _stage, _done, _total: None)
-    svd = test.accuracy(factorized(model, plan.structures, None, lambda _done, _total: None))
-    started = time.monotonic()
-    fitted = factorized(model, plan.structures, Calibration(images, 1), lambda _done, _total: None)
-    took = time.monotonic() - started
-    sizes = [f"{reduction(found, plan, name):.2f}x" for name in ("params", "macs")]
-    cells = [f">= {factor}x", *sizes, f"{svd:.2f}", f"{test.accuracy(fitted):.2f}", f"{took:.0f}"]
-    return f"| {' | '.join(cells)} |"
+def _quiet(_done: int, _total: int) -> None:
+    pass
 
 
 def main() -> None:
@@ -83,20 +102,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, required=True, help="state dict of a CIFAR ResNet-32")
     parser.add_argument("--data", type=Path, required=True, help="folder cifar-10-batches-bin")
+    parser.add_argument("--out", type=Path, required=True, help="folder of finished rows")
+    parser.add_argument("--methods", nargs="+", default=list(CANDIDATES), choices=list(CANDIDATES))
     parser.add_argument("--factors", type=float, nargs="+", default=FACTORS, help="asked of both params and MACs")
     args = parser.parse_args()
     model = CifarResNet(32).eval()
     load_weights(model, args.weights)
     images = cifar10.read_split(args.data, "test")
     test = Test(torch.from_numpy(cifar10.normalize(images.pixels)), torch.from_numpy(images.labels))
-    calibration = calibration_images(args.data)
-    print(
-        f"{datetime.now(UTC):%Y-%m-%d}; Python {platform.python_version()}, torch {version('torch')}, "
-        f"{torch.get_num_threads()} thread(s); dense {test.accuracy(model):.2f} %\n\n{HEADER}",
-        flush=True,
-    )
-    for factor in args.factors:
-        print(row(model, factor, calibration, test), flush=True)
+    found = survey(model, InputSpec("input", (1, 3, 32, 32)))
+    setting = Setting(model, found, calibration_images(args.data), test)
+    print(heading(f"dense {test.accuracy(model):.2f} %", COLUMNS), flush=True)
+    rows = Rows(args.out / "rows.json")
+    for method in args.methods:
+        print_rows(setting, method, args.factors, rows)
 
 
 if __name__ == "__main__":
