@@ -2,12 +2,14 @@
 
 A pass runs as a coroutine (greenlet): at a site it hands over what the layer gets or gives, and rests with its
 activations until the walker asks for the next site. Meanwhile the weight of the site may change; a pass that rests
-before the conv goes on with the new one.
+before the conv goes on with the new one. torch keeps its modes (gradients, inference, autocast) a thread, not a
+coroutine: what a forward has entered is put away while it rests.
 """
 
 import copy
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from greenlet import getcurrent, greenlet
 from torch import Tensor, nn
 
 from kronexport.errors import UserInputError
+from kronexport.survey.imports import call_user
 from kronexport.survey.sites import SiteLayer, columns, layer_at
 
 _Tell = Callable[[Tensor], None]
@@ -30,14 +33,15 @@ class Pass:
         for site in sites:
             watch(layer_at(self._model, site), _teller(site))
         self._run = greenlet(self._forward)
+        self._put_away = ExitStack()
 
     def reach(self, site: str) -> Tensor:
         """Go on to the next site, which must be ``site``; what its conv gets or gives.
 
         Raises:
-            UserInputError: the pass comes to another site or to its end.
+            UserInputError: the pass comes to another site or to its end, or the forward raises.
         """
-        found = self._run.switch()
+        found = self._go_on(self._run.switch)
         if found is None or found[0] != site:
             raise UserInputError(
                 f"is not executed in the same order for every calibration image; leave it out with --exclude {site}"
@@ -47,10 +51,33 @@ class Pass:
 
     def end(self) -> None:
         """Unwind the pass where it rests, and let go of its activations."""
-        self._run.throw()
+        self._go_on(self._run.throw)
+        self._put_away.close()
+
+    def _go_on(self, switch: Callable[[], Any]) -> Any:
+        """``switch()`` with the modes that the forward rests in; afterwards the walker's are as they were."""
+        modes = _modes()
+        self._put_away.close()
+        found = switch()
+        for mode in modes:
+            self._put_away.enter_context(mode())
+        return found
 
     def _forward(self) -> None:
-        self._model(self._images)
+        call_user(self._model, self._images, doing="--calibration: the model's forward")
+
+
+def _modes() -> tuple[Callable[[], AbstractContextManager[None]], ...]:
+    """What brings torch's present modes back, in this order: that of inference sets that of gradients too."""
+    autocasts = (
+        partial(torch.autocast, device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
+        for device in ("cpu", "cuda")
+    )
+    return (
+        partial(torch.inference_mode, torch.is_inference_mode_enabled()),
+        partial(torch.set_grad_enabled, torch.is_grad_enabled()),
+        *autocasts,
+    )
 
 
 @contextmanager
@@ -66,7 +93,7 @@ def passes(
         watch: ``at_input`` or ``at_output``.
     """
     begun = [Pass(model, images, sites, watch) for images in batches]
-    with torch.no_grad():  # around all of them: torch keeps the mode a thread, not a coroutine
+    with torch.no_grad():
         try:
             yield begun
         finally:
@@ -94,7 +121,8 @@ def at_output(layer: SiteLayer, tell: _Tell) -> None:
 
 
 def _image(layer: SiteLayer, x: Tensor) -> Tensor:
-    return columns(x) if isinstance(layer, nn.Linear) else x
+    single = x.float()  # autocast makes it less
+    return columns(single) if isinstance(layer, nn.Linear) else single
 
 
 def _teller(site: str) -> _Tell:

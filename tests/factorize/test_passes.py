@@ -1,5 +1,9 @@
 """Passes that pause: what they hand over is what a plain forward computes, and they do not get in each other's way."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -96,5 +100,29 @@ def test_an_error_of_the_model_comes_to_the_caller(model: Remembering) -> None:
     wrong = [torch.zeros(1, 2, 5, 5), torch.zeros(1, 4, 5, 5)]
     with passes(model, wrong, SITES, at_output) as out:
         out[0].reach("first")
-        with pytest.raises(RuntimeError, match="to have 2 channels, but got 4"):
+        with pytest.raises(UserInputError, match=r"--calibration: the model's forward: raised .* but got 4"):
             out[1].reach("first")
+
+
+@pytest.mark.parametrize(
+    "mode", [torch.enable_grad, torch.inference_mode, partial(torch.autocast, "cpu", torch.bfloat16)]
+)
+def test_modes_that_a_forward_enters_are_its_own(
+    model: Remembering, batches: list[Tensor], mode: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The walker never sees them, a pass has them back when it goes on, and nothing is left of them."""
+    monkeypatch.setattr(Remembering, "forward", mode()(Remembering.forward))
+    with passes(model, batches, SITES, at_output) as out:
+        before = modes()
+        for site in SITES:
+            values = [one.reach(site) for one in out]
+            assert modes() == before
+    assert modes() == (False, True, False)
+    with torch.no_grad(), mode():
+        alone = [model.second(model.first(images).relu()).float() for images in batches]
+    for value, output in zip(values, alone, strict=True):
+        torch.testing.assert_close(value, output - model.second.bias[:, None, None], rtol=1e-5, atol=1e-6)
+
+
+def modes() -> tuple[bool, bool, bool]:
+    return torch.is_inference_mode_enabled(), torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")
