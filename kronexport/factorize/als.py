@@ -323,10 +323,24 @@ def _kronecker_solve(x: Tensor, lowers: Sequence[Tensor]) -> Tensor:
 
 
 def _cholesky(matrix: Tensor) -> Tensor:
-    """The factor of ``matrix`` with so little added to its diagonal that only singular directions notice."""
-    extra = math.sqrt(torch.finfo(matrix.dtype).eps) * float(matrix.diagonal().mean())
-    factor: Tensor = torch.linalg.cholesky(matrix + extra * torch.eye(len(matrix), dtype=matrix.dtype))
-    return factor
+    """The factor of ``matrix`` with so little added to its diagonal that only singular directions notice.
+
+    In float32 rounding can leave a singular matrix of a thousand rows indefinite by more: then four times as much is
+    added until it is not.
+
+    Raises:
+        RuntimeError: as much as the mean of the diagonal is not enough, which rounding does not explain.
+    """
+    mean = float(matrix.diagonal().mean())
+    share = math.sqrt(torch.finfo(matrix.dtype).eps)
+    while True:
+        raised = matrix.clone()
+        raised.diagonal().add_(share * mean)
+        factor, failed = torch.linalg.cholesky_ex(raised, check_errors=share >= 1)
+        if not failed:
+            lower: Tensor = factor
+            return lower
+        share *= 4
 
 
 def _conjugate_gradients(x: Tensor, wanted: Tensor, normal: _Linear, precondition: _Linear) -> tuple[Tensor, Tensor]:

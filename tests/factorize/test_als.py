@@ -187,3 +187,20 @@ def test_float32_moments_fit_as_well_as_float64() -> None:
     start = gkpd(weight, structure)
     exact = error(dense_rows(alternate(start, error), torch.float64))
     assert error(dense_rows(alternate(start, single), torch.float64)) == pytest.approx(exact, rel=1e-3)
+
+
+@pytest.mark.parametrize("structure", [gkpd_structure((8, 1, 1, 1), (1, 6, 3, 3), 3), UNSHARED], ids=str)
+def test_moments_that_rounding_left_indefinite_are_fitted(structure: Structure) -> None:
+    """Constant images give such float32 sums of rank one in wide layers: an eigenvalue of minus a thousandth."""
+    network = random_network(structure, 0)
+    filters, *columns = structure.weight_shape
+    size = math.prod(columns)
+    patch = torch.ones(size)
+    apart = torch.zeros(size)
+    apart[:2] = torch.tensor([1.0, -1.0])
+    gram = torch.outer(patch, patch) - 1e-3 * torch.outer(apart, apart)
+    weight = dense_rows(random_network(structure, 1), torch.float32)
+    energy = (weight @ gram * weight).sum(dim=1)
+    error = OutputError(gram[None], weight @ gram, energy, torch.ones(filters))
+    start = error(dense_rows(network, torch.float32))
+    assert error(dense_rows(alternate(network, error), torch.float32)) < start
