@@ -49,10 +49,11 @@ def least_squares(network: KroneckerNetwork, k: int, error: OutputError) -> floa
 @given(structures(channels=3, rank=2), st.sampled_from(["even", "uneven", "grouped"]), st.integers(0, 99))
 @example(UNSHARED, "uneven", 0)
 @example(UNSHARED, "grouped", 0)
+@example(gkpd_structure((1, 2, 2, 5), (2, 1, 1, 1), 1), "grouped", 0)
 def test_a_step_solves_the_least_squares_problem_of_its_factor(structure: Structure, rows_are: str, seed: int) -> None:
-    """For every factor of every method, with even rows and, to the accuracy of the inner iteration, with others.
+    """For every factor of every method, any weights of rows, and where every output channel is a group of its own.
 
-    So too where every output channel is a group with patches of its own.
+    The inner iteration goes on to the end, which a fit spares itself.
     """
     if math.prod(structure.weight_shape) > 600:
         return
@@ -65,16 +66,15 @@ def test_a_step_solves_the_least_squares_problem_of_its_factor(structure: Struct
     total = float(rows @ error.energy)
     for k in range(len(factors)):
         solved = [*factors]
-        frame = als._Frame(structure, k, error)
-        for _ in range(1 if rows_are == "even" else 4):  # warm starts add up
-            solved[k], promised = frame.solve(solved)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(als, "_CG_STEPS", 500)
+            patch.setattr(als, "_CG_TOLERANCE", 0.0)
+            solved[k], promised = als._Frame(structure, k, error).solve(factors)
         stepped = KroneckerNetwork(structure, tuple(factor.numpy() for factor in solved))
         reached = error(dense_rows(stepped, torch.float64))
         assert promised == pytest.approx(reached, abs=1e-9 * total)
         assert reached <= error(dense_rows(network, torch.float64)) + 1e-9 * total
-        assert reached == pytest.approx(
-            least_squares(network, k, error), abs=(1e-6 if rows_are == "even" else 1e-2) * total
-        )
+        assert reached == pytest.approx(least_squares(network, k, error), abs=1e-6 * total)
 
 
 @pytest.mark.parametrize(("outer", "inner", "rank"), [((4, 6, 1, 1), (2, 1, 3, 1), 5), ((1, 6, 3, 1), (8, 1, 1, 1), 3)])
