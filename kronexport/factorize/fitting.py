@@ -55,9 +55,11 @@ def fit(start: KroneckerNetwork, weight: NDArray[Any], seen: Moments, held: Mome
 def _output_error(moments: Moments, weight: Tensor, rows: Tensor, ridge: float) -> OutputError:
     """Means instead of sums, and the ridge."""
     gram = moments.gram / moments.count
-    pull = ridge * gram.diagonal(dim1=1, dim2=2).mean()
+    diagonal = gram.diagonal(dim1=1, dim2=2)
+    pull = ridge * diagonal.mean()
+    diagonal.add_(pull)
     return OutputError(
-        gram + pull * torch.eye(gram.shape[1], dtype=gram.dtype),
+        gram,
         moments.cross / moments.count + pull * weight,
         moments.energy / moments.count + pull * weight.square().sum(dim=1),
         rows,

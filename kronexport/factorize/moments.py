@@ -23,7 +23,7 @@ from kronexport.records import ConvGeometry
 DOUBLE_LIMIT = 1200
 """Above this D the sums are float32: twice the speed, half the memory, and still good to about 1e-5."""
 _CHUNK_BYTES = 64 * 2**20
-"""Most memory for the patches at once."""
+"""Most memory for the patches at once, where one row of output positions takes no more."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,25 +73,28 @@ def add_batch(moments: Moments, inputs: Tensor, targets: Tensor, geometry: ConvG
 
 
 def _chunks(inputs: Tensor, targets: Tensor, geometry: ConvGeometry) -> Iterator[tuple[Tensor, Tensor]]:
-    """Patches [D, n H' W'] and targets [F, n H' W'] of as many images at once as the memory allows."""
-    size = inputs.shape[1] * geometry.kernel[0] * geometry.kernel[1]
-    image_bytes = 4 * size * targets.shape[2] * targets.shape[3]
-    step = max(1, _CHUNK_BYTES // image_bytes)
-    for start in range(0, len(inputs), step):
-        part = slice(start, start + step)
-        yield _patches(inputs[part], geometry), targets[part].transpose(0, 1).reshape(targets.shape[1], -1)
+    """Patches [D, n h W'] and targets [F, n h W'] of as many images, or rows of one, as the memory allows at once."""
+    filters, height, width = targets.shape[1:]
+    row_bytes = 4 * inputs.shape[1] * geometry.kernel[0] * geometry.kernel[1] * width
+    images, rows = max(1, _CHUNK_BYTES // (row_bytes * height)), max(1, _CHUNK_BYTES // row_bytes)
+    for start in range(0, len(inputs), images):
+        windows = _windows(inputs[start : start + images], geometry)
+        wanted = targets[start : start + images].transpose(0, 1)
+        size = windows.shape[:3].numel()
+        for top in range(0, height, rows):
+            part = slice(top, top + rows)
+            yield windows[..., part, :].reshape(size, -1), wanted[:, :, part].reshape(filters, -1)
 
 
-def _patches(inputs: Tensor, geometry: ConvGeometry) -> Tensor:
-    """[N, C, H, W] -> [C kh kw, N H' W'], zero-padded, one copy."""
+def _windows(inputs: Tensor, geometry: ConvGeometry) -> Tensor:
+    """[N, C, H, W] -> a view [C, kh, kw, N, H', W'] of the zero-padded images."""
     top, left, bottom, right = geometry.pads
     images = F.pad(inputs, (left, right, top, bottom)).transpose(0, 1).contiguous()
     channels, count = images.shape[:2]
     out = geometry.output_size((inputs.shape[2], inputs.shape[3]))
     over_c, over_n, over_h, over_w = images.stride()
     (down, across), (dilation_h, dilation_w) = geometry.stride, geometry.dilation
-    windows = images.as_strided(
+    return images.as_strided(
         (channels, *geometry.kernel, count, *out),
         (over_c, over_h * dilation_h, over_w * dilation_w, over_n, over_h * down, over_w * across),
     )
-    return windows.reshape(channels * geometry.kernel[0] * geometry.kernel[1], -1)

@@ -63,18 +63,23 @@ def test_each_group_of_a_grouped_conv_has_moments_of_its_own() -> None:
 
 
 def test_batches_of_any_size_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All at once, one by one, image by image within a batch, and as two halves."""
+    """All at once, one by one, image by image and row by row within a batch, and as two halves."""
     inputs, targets = batch(5)
     whole = add_batch(Moments.zero(4, 18), inputs, targets, GEOMETRY)
     single = Moments.zero(4, 18)
     for x, y in zip(torch.split(inputs, 1), torch.split(targets, 1), strict=True):
         single = add_batch(single, x, y, GEOMETRY)
-    monkeypatch.setattr(moments, "_CHUNK_BYTES", 1)
-    small = add_batch(Moments.zero(4, 18), inputs, targets, GEOMETRY)
+    pieces = []
+    for limit in (4 * 18 * 36, 4 * 18 * 12, 1):
+        monkeypatch.setattr(moments, "_CHUNK_BYTES", limit)
+        assert all(
+            4 * patches.numel() <= max(limit, 4 * 18 * 6) for patches, _ in moments._chunks(inputs, targets, GEOMETRY)
+        )
+        pieces.append(add_batch(Moments.zero(4, 18), inputs, targets, GEOMETRY))
     halves = add_batch(Moments.zero(4, 18), inputs[:2], targets[:2], GEOMETRY) + add_batch(
         Moments.zero(4, 18), inputs[2:], targets[2:], GEOMETRY
     )
-    for other in (single, small, halves):
+    for other in (single, *pieces, halves):
         assert other.count == whole.count == 180
         for name in ("gram", "cross", "energy"):
             torch.testing.assert_close(getattr(other, name), getattr(whole, name), rtol=1e-5, atol=1e-4)
