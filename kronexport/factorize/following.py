@@ -1,4 +1,4 @@
-"""What an error in each output channel of a conv counts: as the BatchNorm after it lets it through."""
+"""What an error in each output channel of a site counts: as the BatchNorm after it lets it through."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from kronexport.survey.sites import layer_at, layer_weight
+
+_Norm = nn.BatchNorm1d | nn.BatchNorm2d
 
 
 def row_weights(model: nn.Module, sites: Sequence[str], images: Tensor) -> dict[str, Tensor]:
@@ -19,10 +21,12 @@ def row_weights(model: nn.Module, sites: Sequence[str], images: Tensor) -> dict[
     """
     rows = {site: torch.ones(len(layer_weight(layer_at(model, site)))) for site in sites}
     made: dict[int, tuple[str, Tensor]] = {}
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [module for module in model.modules() if isinstance(module, _Norm)]
 
     def note(site: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def noted(_module: nn.Module, _args: Any, output: Tensor) -> None:
+        def noted(layer: nn.Module, _args: Any, output: Tensor) -> None:
+            if isinstance(layer, nn.Linear) and output.ndim > 2:  # noqa: PLR2004  its filters are not what a norm scales
+                return
             made[id(output)] = site, output  # kept alive, so that no other tensor gets its id
 
         return noted
@@ -45,7 +49,7 @@ def row_weights(model: nn.Module, sites: Sequence[str], images: Tensor) -> dict[
 
 def _gain(norm: nn.Module) -> Tensor:
     """[F]."""
-    assert isinstance(norm, nn.BatchNorm2d)  # noqa: S101  # for the type checker: the hook sits on nothing else
+    assert isinstance(norm, _Norm)  # noqa: S101  # for the type checker: the hook sits on nothing else
     assert norm.running_var is not None  # noqa: S101  # likewise
     gamma = torch.ones(norm.num_features) if norm.weight is None else norm.weight.detach()
     return gamma.square() / (norm.running_var + norm.eps)

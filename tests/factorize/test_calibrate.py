@@ -212,6 +212,16 @@ def test_rows_count_as_the_following_norm_lets_them_through(model: nn.Sequential
     assert rows["5"].tolist() == [1] * 5
 
 
+def test_rows_of_a_linear_layer_count_as_a_norm_of_its_features_does() -> None:
+    """A BatchNorm after a linear layer on pixels has the rows of pixels as its channels, and counts for nothing."""
+    norm = nn.BatchNorm1d(8)
+    nn.init.uniform_(norm.weight)
+    rows = row_weights(nn.Sequential(nn.Linear(6, 8), norm).eval(), ["0"], torch.ones(2, 6))
+    torch.testing.assert_close(rows["0"], norm.weight.detach() ** 2 / (1 + 1e-5))
+    on_pixels = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm2d(5)).eval()
+    assert row_weights(on_pixels, ["0"], torch.ones(2, 5, 7, 6))["0"].tolist() == [1] * 8
+
+
 def test_a_norm_without_gamma_counts_its_variance_only() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, affine=False)).eval()
     torch.testing.assert_close(row_weights(model, ["0"], torch.ones(1, 3, 5, 5))["0"], torch.full((8,), 1 / (1 + 1e-5)))
