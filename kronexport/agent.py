@@ -173,7 +173,9 @@ class OpenVinoSession:
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
         }
-        compiled = _loaded(path, lambda: ov.Core().compile_model(path, "CPU", config))
+        core = ov.Core()
+        network = _loaded(path, lambda: core.read_model(path))
+        compiled = _loaded(path, lambda: core.compile_model(network, "CPU", config))
         got = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         if got != asked:
             raise AgentError(f"{path}: OpenVINO runs in {got}, asked for {asked}; use a precision that this CPU has")
@@ -182,7 +184,7 @@ class OpenVinoSession:
             Port(port.any_name, _openvino_shape(port), port.element_type.to_dtype().name) for port in compiled.inputs
         ]
         self.threads = threads
-        self.outputs = [port.any_name for port in compiled.outputs]
+        self.outputs = [port.any_name for port in network.outputs]  # where nodes were fused the compiled has others too
         supported = compiled.get_property("SUPPORTED_PROPERTIES")
         self.options = {name: str(compiled.get_property(name)) for name in self.RECORDED if name in supported}
         self.options.update(options)
@@ -194,7 +196,7 @@ class OpenVinoSession:
     def run(self, feeds: Arrays) -> Arrays:
         check_feeds(self.inputs, feeds)
         values = self._request.infer(feeds)
-        return {name: np.array(values[name]) for name in self.outputs}
+        return {name: np.array(values[index]) for index, name in enumerate(self.outputs)}
 
 
 SESSIONS: Dict[str, Any] = {"onnxruntime": OnnxRuntimeSession, "openvino": OpenVinoSession}

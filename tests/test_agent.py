@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -92,6 +93,19 @@ def test_session_computes_the_model_and_names_its_ports(runtime: str, model: Pat
     assert session.outputs == [OUTPUT]
     outputs = session.run({INPUT: images()})
     assert agent.rel_l2(outputs[OUTPUT], expected(images())) < 1e-5
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_an_output_keeps_its_name_where_the_runtime_fuses_nodes(runtime: str, tmp_path: Path) -> None:
+    """OpenVINO moves the Relu before the Reshape, whose tensor then has both names."""
+    text = """<ir_version: 8, opset_import: ["": 17]> agraph (float[2, 3, 6, 5] image) => (float[2, 5, 6, 3] y)
+    <float[3, 3, 1, 1] weight = {1, 2, 3, 4, 5, 6, 7, 8, 9}, int64[4] shape = {2, 5, 6, 3}>
+    { a = Conv(image, weight)  b = Transpose<perm = [0, 3, 2, 1]>(a)  c = Reshape(b, shape)  y = Relu(c) }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "model.onnx")
+    session = agent.open_session(runtime, str(tmp_path / "model.onnx"), 1)
+    assert session.outputs == ["y"]
+    outputs = session.run({INPUT: np.ones(SHAPE, np.float32)})
+    assert outputs["y"][0, 0, 0].tolist() == [6, 15, 24]
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
