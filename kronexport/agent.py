@@ -1,6 +1,6 @@
 """Runs models where they are measured: in a fresh process here, on a board, or as ``run.py`` inside a bundle.
 
-    python agent.py JOB.json RESULT.json      one job: bench, memory or infer
+    python agent.py JOB.json RESULT.json      one job: bench, race, memory or infer
     python run.py check | bench | infer       beside a bundle's manifest.json
 
 Standard library, numpy and the runtime only, Python >= 3.6; it imports nothing of kronexport. Errors end with the
@@ -39,6 +39,8 @@ SETTLE_SECONDS = 0.02  # worker threads of the candidate before spin for some mi
 
 Arrays = Dict[str, Any]  # name -> numpy array
 Json = Dict[str, Any]
+Step = Callable[[], Any]  # one bare inference
+Samples = Dict[str, List[List[float]]]  # by model, milliseconds of its inferences, one list a round
 
 
 class Port(NamedTuple):
@@ -140,7 +142,7 @@ class OnnxRuntimeSession:
         self.outputs = [port.name for port in session.get_outputs()]
         self.options = dict(options, providers=session.get_providers(), execution_mode="sequential", inter_op_threads=1)
 
-    def step(self, feeds: Arrays) -> Callable[[], Any]:
+    def step(self, feeds: Arrays) -> Step:
         """One bare inference on ``feeds``, ready to be timed."""
         return functools.partial(self._session.run, self.outputs, feeds)
 
@@ -189,7 +191,7 @@ class OpenVinoSession:
         self.options = {name: str(compiled.get_property(name)) for name in self.RECORDED if name in supported}
         self.options.update(options)
 
-    def step(self, feeds: Arrays) -> Callable[[], Any]:
+    def step(self, feeds: Arrays) -> Step:
         """One bare inference on ``feeds``, ready to be timed; no copies that the runtime does not need."""
         return functools.partial(self._request.infer, feeds, share_inputs=True, share_outputs=True)
 
@@ -281,10 +283,14 @@ def _import_runtime(name: str) -> Any:
 
 
 def _loaded(path: str, load: Callable[[], Any]) -> Any:
+    return _attempted(path, "load", load)
+
+
+def _attempted(path: str, verb: str, call: Callable[[], Any]) -> Any:
     try:
-        return load()
+        return call()
     except Exception as error:  # each runtime raises classes of its own
-        raise AgentError(f"{path}: the runtime cannot load this model: {error}", EXIT_FAILURE) from error
+        raise AgentError(f"{path}: the runtime cannot {verb} this model: {error}", EXIT_FAILURE) from error
 
 
 def _dtype(ort_type: str) -> str:
@@ -453,30 +459,120 @@ def bench(sessions: Dict[str, Any], feeds: Dict[str, Arrays], timing: Json) -> J
         _timed(step, timing["warmup_seconds"])
     with _no_garbage_collection():
         samples = _interleaved(steps, timing["rounds"], timing["seconds"] / timing["rounds"])
-    names = list(steps)
+    threads = next(iter(sessions.values())).threads
     return {
-        "models": [
-            {"name": name, "latency_ms": latency_stats([ms for part in parts for ms in part]), "samples_ms": parts}
-            for name, parts in samples.items()
-        ],
-        "speedups": {name: paired_speedup(samples[names[0]], samples[name], timing["seed"]) for name in names[1:]},
-        "protocol": dict(_protocol(timing), threads=sessions[names[0]].threads),
+        "models": _latencies(samples),
+        "speedups": _speedups(samples, timing["seed"]),
+        "protocol": dict(_protocol(timing), threads=threads),
     }
 
 
-def _interleaved(steps: Dict[str, Callable[[], Any]], rounds: int, seconds: float) -> Dict[str, List[List[float]]]:
-    """Each round times every candidate for ``seconds``; the one that begins moves on by one each round."""
-    names = list(steps)
-    samples: Dict[str, List[List[float]]] = {name: [] for name in names}
+def race(loads: Dict[str, Callable[[], Step]], timing: Json) -> Json:
+    """Interleaved latencies of many models; those that fail are set aside, and clear losers drop out.
+
+    What counts is the fastest inference of each round: where other programs run too, an inference that outlasts a slice
+    of the scheduler is interrupted and a shorter one is not, so that medians flatter whatever is short. After
+    ``drop_after`` rounds, and after each one from there on, models leave whose median of these is above
+    ``drop_factor`` times the least; the first, against which all are paired, stays. What has left is unloaded.
+
+    Args:
+        loads: By name, what loads a model and gives its step; called once, just before the model's warm-up.
+        timing: As of ``bench``, with drop_after and drop_factor.
+
+    Returns:
+        As ``bench``, but: "speedups" is of the fastest of each round, "floor_ms" their median in each of "models", a
+        model has as many lists of samples as it had rounds, and "failed" is {name: reason}.
+
+    Raises:
+        AgentError: The first model fails, or another one for what it is not to blame for.
+    """
+    _check_timing(timing)
+    racing, failed = _loaded_steps(loads, timing["warmup_seconds"])
+    reference = next(iter(racing))
+    samples: Samples = {name: [] for name in racing}
+    with _no_garbage_collection():
+        for turn in range(timing["rounds"]):
+            _one_round(racing, turn, timing["seconds"] / timing["rounds"], samples)
+            if turn + 1 >= timing["drop_after"]:
+                for name in _clear_losers({name: samples[name] for name in racing}, timing["drop_factor"]):
+                    if name != reference:
+                        del racing[name]
+    models = [dict(model, floor_ms=_floor(model["samples_ms"])) for model in _latencies(samples)]
+    fastest = {name: [[min(part)] for part in parts] for name, parts in samples.items()}
+    return {
+        "models": models,
+        "speedups": _speedups(fastest, timing["seed"]),
+        "failed": failed,
+        "protocol": dict(
+            _protocol(timing),
+            drop_after=timing["drop_after"],
+            drop_factor=timing["drop_factor"],
+            speedup="median over rounds of baseline's fastest / candidate's fastest of that round",
+        ),
+    }
+
+
+def _loaded_steps(
+    loads: Dict[str, Callable[[], Step]], warmup_seconds: float
+) -> Tuple[Dict[str, Step], Dict[str, str]]:
+    """The warm steps of the models that the runtime takes, and of the others why it does not; not of the first."""
+    steps: Dict[str, Step] = {}
+    failed: Dict[str, str] = {}
+    for name, load in loads.items():
+        try:
+            steps[name] = load()
+        except AgentError as error:
+            if error.exit_code != EXIT_FAILURE or not steps:
+                raise
+            failed[name] = str(error)
+        else:
+            _timed(steps[name], warmup_seconds)
+    return steps, failed
+
+
+def _clear_losers(samples: Samples, factor: float) -> List[str]:
+    floors = {name: _floor(parts) for name, parts in samples.items()}
+    bound = factor * min(floors.values())
+    return [name for name, floor in floors.items() if floor > bound]
+
+
+def _floor(parts: Sequence[Sequence[float]]) -> float:
+    """Median over rounds of the fastest inference of each."""
+    return float(np.median([min(part) for part in parts]))
+
+
+def _latencies(samples: Samples) -> List[Json]:
+    return [
+        {"name": name, "latency_ms": latency_stats([ms for part in parts for ms in part]), "samples_ms": parts}
+        for name, parts in samples.items()
+    ]
+
+
+def _speedups(samples: Samples, seed: int) -> Json:
+    """``paired_speedup`` of each model over the first, in the rounds that it took part in."""
+    names = list(samples)
+    baseline = samples[names[0]]
+    return {name: paired_speedup(baseline[: len(samples[name])], samples[name], seed) for name in names[1:]}
+
+
+def _interleaved(steps: Dict[str, Step], rounds: int, seconds: float) -> Samples:
+    """``rounds`` rounds of all candidates."""
+    samples: Samples = {name: [] for name in steps}
     for turn in range(rounds):
-        first = turn % len(names)
-        for name in names[first:] + names[:first]:
-            _timed(steps[name], SETTLE_SECONDS)
-            samples[name].append(_timed(steps[name], seconds))
+        _one_round(steps, turn, seconds, samples)
     return samples
 
 
-def _timed(step: Callable[[], Any], seconds: float) -> List[float]:
+def _one_round(steps: Dict[str, Step], turn: int, seconds: float, samples: Samples) -> None:
+    """Times every candidate for ``seconds``; the one that begins moves on by one each round."""
+    names = list(steps)
+    first = turn % len(names)
+    for name in names[first:] + names[:first]:
+        _timed(steps[name], SETTLE_SECONDS)
+        samples[name].append(_timed(steps[name], seconds))
+
+
+def _timed(step: Step, seconds: float) -> List[float]:
     """Milliseconds of back-to-back inferences until ``seconds`` are over, at least one."""
     clock = time.perf_counter
     samples: List[float] = []
@@ -502,9 +598,12 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
+_TIMING_LEAST = {"warmup_seconds": 0, "seconds": 1e-3, "rounds": 1, "seed": 0, "drop_after": 1, "drop_factor": 1}
+
+
 def _check_timing(timing: Json) -> None:
-    for name, least in (("warmup_seconds", 0), ("seconds", 1e-3), ("rounds", 1), ("seed", 0)):
-        if not timing[name] >= least:
+    for name, least in _TIMING_LEAST.items():
+        if name in timing and not timing[name] >= least:
             raise AgentError(f"{name}: got {timing[name]}; use {least} or more")
 
 
@@ -573,8 +672,11 @@ def memory(load: Callable[[], Tuple[Any, Arrays]], iterations: int) -> Json:
 # --- jobs -----------------------------------------------------------------------------------------------------
 
 _COMMON_KEYS = {"task", "runtime", "threads", "options", "models"}
+_BENCH_KEYS = {"warmup_seconds", "seconds", "rounds", "seed"}
+_RACE_KEYS = _BENCH_KEYS | {"drop_after", "drop_factor"}
 _JOB_KEYS = {
-    "bench": _COMMON_KEYS | {"warmup_seconds", "seconds", "rounds", "seed"},
+    "bench": _COMMON_KEYS | _BENCH_KEYS,
+    "race": _COMMON_KEYS | _RACE_KEYS,
     "memory": _COMMON_KEYS | {"iterations", "seed"},
     "infer": _COMMON_KEYS | {"outputs_npz"},
 }
@@ -606,9 +708,9 @@ def _check_job(job: Json) -> None:
         raise AgentError(f"job: {task}: give exactly one of {sorted(_INPUT_KEYS)}")
     if job["threads"] < 1:
         raise AgentError(f"job: threads: got {job['threads']}; a measurement names its threads: use 1 or more")
-    if not job["models"] or (task != "bench" and len(job["models"]) != 1):
+    if not job["models"] or (task not in ("bench", "race") and len(job["models"]) != 1):
         raise AgentError(
-            f"job: {task}: got {len(job['models'])} models; bench takes one or more, the others exactly one"
+            f"job: {task}: got {len(job['models'])} models; bench and race take one or more, the others exactly one"
         )
     names = [model["name"] for model in job["models"]]
     if len(set(names)) != len(names):
@@ -634,8 +736,22 @@ def _step_feeds(job: Json, session: Any) -> Arrays:
 def _bench_job(job: Json) -> Tuple[Json, Json]:
     sessions = {model["name"]: _open_model(job, model) for model in job["models"]}
     feeds = {name: _step_feeds(job, session) for name, session in sessions.items()}
-    timing = {name: job[name] for name in ("warmup_seconds", "seconds", "rounds", "seed")}
-    return bench(sessions, feeds, timing), next(iter(sessions.values())).options
+    return bench(sessions, feeds, {name: job[name] for name in _BENCH_KEYS}), next(iter(sessions.values())).options
+
+
+def _race_job(job: Json) -> Tuple[Json, Json]:
+    options: List[Json] = []  # as in force, of each model that loads
+
+    def load(model: Json) -> Step:
+        session = _open_model(job, model)
+        options.append(session.options)
+        step: Step = session.step(_step_feeds(job, session))
+        _attempted(model["path"], "run", step)  # a runtime may find out only now what it cannot do
+        return step
+
+    loads: Dict[str, Callable[[], Step]] = {model["name"]: functools.partial(load, model) for model in job["models"]}
+    result = race(loads, {name: job[name] for name in _RACE_KEYS})
+    return result, options[0]
 
 
 def _memory_job(job: Json) -> Tuple[Json, Json]:
@@ -657,6 +773,7 @@ def _infer_job(job: Json) -> Tuple[Json, Json]:
 
 _TASKS: Dict[str, Callable[[Json], Tuple[Json, Json]]] = {
     "bench": _bench_job,
+    "race": _race_job,
     "memory": _memory_job,
     "infer": _infer_job,
 }

@@ -5,10 +5,12 @@ import itertools
 import json
 import os
 import sys
+import weakref
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,9 +21,6 @@ from hypothesis import strategies as st
 from kronexport import agent
 from tests.measure.samples import INPUT, OUTPUT, SHAPE, expected, images, save_model
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 RUNTIMES = ("onnxruntime", "openvino")
 SOURCE = Path(agent.__file__).read_text(encoding="utf-8")
 milliseconds = st.floats(min_value=1e-3, max_value=1e4)
@@ -31,6 +30,14 @@ def job(task: str, path: Path, **changes: Any) -> dict[str, Any]:
     """A job that works, but for ``changes``."""
     keys: dict[str, dict[str, Any]] = {
         "bench": {"warmup_seconds": 0, "seconds": 0.01, "rounds": 2, "seed": 0},
+        "race": {
+            "warmup_seconds": 0,
+            "seconds": 0.01,
+            "rounds": 4,
+            "seed": 0,
+            "drop_after": 2,
+            "drop_factor": 1e6,
+        },
         "memory": {"iterations": 2, "seed": 0},
         "infer": {"outputs_npz": "unused.npz"},
     }
@@ -313,6 +320,113 @@ def test_candidates_alternate_and_each_begins_in_turn(monkeypatch: pytest.Monkey
     steps: dict[str, Callable[[], Any]] = {name: partial(calls.append, name) for name in "abc"}
     agent._interleaved(steps, 3, 0.0)
     assert "".join(calls) == "aabbcc" + "bbccaa" + "ccaabb"  # one to settle, one timed
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_race_sets_aside_what_the_runtime_does_not_take(runtime: str, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "garbage.onnx").write_bytes(b"garbage")
+    models = [{"name": "dense", "path": str(model)}, {"name": "broken", "path": str(tmp_path / "garbage.onnx")}]
+    models.append({"name": "folded", "path": str(model)})
+    result = agent.run_job(job("race", model, runtime=runtime, models=models))
+    assert [entry["name"] for entry in result["models"]] == ["dense", "folded"]
+    assert list(result["failed"]) == ["broken"]
+    assert "garbage.onnx: the runtime cannot load this model" in result["failed"]["broken"]
+    dense, folded = ([min(part) for part in entry["samples_ms"]] for entry in result["models"])
+    assert len(dense) == len(folded) == 4
+    assert [entry["floor_ms"] for entry in result["models"]] == [np.median(dense), np.median(folded)]
+    assert result["speedups"]["folded"]["median"] == np.median(np.divide(dense, folded))
+    assert result["environment"]["runtime"] == runtime
+    assert json.loads(json.dumps(result)) == result
+
+
+def race_of(times: dict[str, list[float]], monkeypatch: pytest.MonkeyPatch, **changes: float) -> Any:
+    """A race whose models take what ``times`` says of each round; a double of the clock, so that no time passes."""
+
+    def timed(step: Callable[[], list[float]], seconds: float) -> list[float]:
+        return step() if seconds > agent.SETTLE_SECONDS else []
+
+    monkeypatch.setattr(agent, "_timed", timed)
+    rounds = {name: iter(each) for name, each in times.items()}
+
+    def load(name: str) -> Callable[[], list[float]]:
+        return lambda: [next(rounds[name]), 99.0]
+
+    loads: dict[str, Callable[[], Callable[[], Any]]] = {name: partial(load, name) for name in times}
+    timing = {"warmup_seconds": 0, "seconds": 10, "rounds": 5, "seed": 0, "drop_after": 2, "drop_factor": 1.5}
+    return agent.race(loads, {**timing, **changes})
+
+
+def test_clear_losers_leave_the_race_and_the_reference_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What counts is the fastest of a round, and the median of these over all rounds so far."""
+    times = {
+        "dense": [9.0, 9.0, 9.0, 9.0, 9.0],
+        "best": [1.0, 2.0, 2.0, 2.0, 2.0],
+        "near": [2.0, 2.0, 2.0, 2.0, 2.0],
+        "late": [2.0, 2.0, 9.0, 9.0],
+        "lost": [4.0, 4.0],
+    }
+    result = race_of(times, monkeypatch)
+    samples = {model["name"]: [min(part) for part in model["samples_ms"]] for model in result["models"]}
+    assert samples == times
+    assert {name: speedup["median"] for name, speedup in result["speedups"].items()} == {
+        "best": 4.5,
+        "near": 4.5,
+        "late": 2.75,
+        "lost": 2.25,
+    }
+    assert (result["protocol"]["drop_after"], result["protocol"]["drop_factor"]) == (2, 1.5)
+
+
+def test_nobody_leaves_before_the_stated_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = {"dense": [1.0] * 5, "slow": [9.0] * 5}
+    result = race_of(times, monkeypatch, drop_after=4)
+    assert [len(model["samples_ms"]) for model in result["models"]] == [5, 4]
+
+
+def test_a_model_that_left_is_unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its session would hold memory and threads."""
+
+    class Session:
+        def slow(self) -> list[float]:
+            return [9.0]
+
+    loaded: weakref.WeakSet[Session] = weakref.WeakSet()
+    open_sessions: list[int] = []
+
+    def load() -> Callable[[], list[float]]:
+        session = Session()
+        loaded.add(session)
+        return session.slow
+
+    def reference() -> list[float]:
+        open_sessions.append(len(loaded))
+        return [1.0]
+
+    monkeypatch.setattr(agent, "_timed", lambda step, _seconds: step())
+    timing = {"warmup_seconds": 0, "seconds": 1, "rounds": 3, "seed": 0, "drop_after": 2, "drop_factor": 1.5}
+    agent.race({"dense": lambda: reference, "slow": load}, timing)
+    warmup, *rounds = open_sessions
+    assert (warmup, rounds) == (0, [1] * 4 + [0] * 2)
+
+
+@pytest.mark.parametrize(("code", "first"), [(1, True), (2, False), (3, False)])
+def test_race_fails_if_its_reference_does_or_if_no_model_is_to_blame(code: int, *, first: bool) -> None:
+    """Of another model only exit code 1, the runtime's refusal, sets it aside."""
+
+    def refuse() -> Callable[[], Any]:
+        raise agent.AgentError("refused", code)
+
+    loads: dict[str, Callable[[], Callable[[], Any]]] = {"dense": lambda: int, "other": lambda: int}
+    loads["dense" if first else "other"] = refuse
+    timing = {"warmup_seconds": 0, "seconds": 1, "rounds": 1, "seed": 0, "drop_after": 1, "drop_factor": 1.5}
+    with pytest.raises(agent.AgentError, match="refused") as caught:
+        agent.race(loads, timing)
+    assert caught.value.exit_code == code
+
+
+def test_race_that_drops_models_faster_than_the_best_is_refused(model: Path) -> None:
+    with pytest.raises(agent.AgentError, match=r"drop_factor: got 0\.5; use 1 or more"):
+        agent.run_job(job("race", model, drop_factor=0.5))
 
 
 def test_memory_peaks_are_ordered_and_name_their_method(model: Path) -> None:
