@@ -1,8 +1,8 @@
 """What was computed once and is kept for the next run, by the hash of what it was computed from.
 
-One subfolder a kind of result, one .npz a result, below ``$KRONEXPORT_CACHE`` if that is set, else where the system
-keeps the caches of programs. A cache fails no run: what cannot be read is computed again, what cannot be written is
-told once.
+One subfolder a kind of result, below ``$KRONEXPORT_CACHE`` if that is set, else where the system keeps the caches of
+programs: one .npz a result, but for times, which are all in one file (``measure.store``). A cache fails no run: what
+cannot be read is computed again, what cannot be written is told once.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import platformdirs
 
@@ -23,11 +23,15 @@ from kronexport.files import TEMP_PREFIX, write_bytes_aside
 log = logging.getLogger("kronexport")
 
 Kind = Literal["scan"]
-"""A subfolder."""
+"""A subfolder with a file a result."""
 
 _DIGEST_BYTES = 20
-_OURS = re.compile(rf"({re.escape(TEMP_PREFIX)}[0-9a-f]+-)?[0-9a-f]{{{2 * _DIGEST_BYTES}}}")
-"""A key, or what a run that was killed left of it."""
+_STORE_FOLDER, _STORE_FILE = "measure", "times.sqlite"
+_OURS = {
+    "scan": re.compile(rf"({re.escape(TEMP_PREFIX)}[0-9a-f]+-)?[0-9a-f]{{{2 * _DIGEST_BYTES}}}\.npz"),
+    _STORE_FOLDER: re.compile(rf"{re.escape(_STORE_FILE)}(\.lock|\.aside-[0-9a-f]+)?(-wal|-shm|-journal)?"),
+}
+"""By subfolder the names of what is written there, and of what a run that was killed leaves."""
 
 _unwritable: set[Path] = set()
 """The folders that a warning was given for."""
@@ -69,9 +73,19 @@ def write_cached(kind: Kind, key: str, content: bytes) -> None:
     try:
         write_bytes_aside(folder / kind / f"{key}.npz", content)
     except (OSError, KronexportError) as error:
-        if folder not in _unwritable:
-            _unwritable.add(folder)
-            log.warning("%s: nothing is kept for the next run: %s; KRONEXPORT_CACHE sets another folder", folder, error)
+        warn_unwritable(folder, error)
+
+
+def store_path() -> Path:
+    """Where the times of forms are kept; it need not exist."""
+    return cache_folder() / _STORE_FOLDER / _STORE_FILE
+
+
+def warn_unwritable(folder: Path, error: Exception) -> None:
+    """Say that nothing is kept in ``folder`` and why, once."""
+    if folder not in _unwritable:
+        _unwritable.add(folder)
+        log.warning("%s: nothing is kept for the next run: %s; KRONEXPORT_CACHE sets another folder", folder, error)
 
 
 def cache_use() -> CacheUse:
@@ -90,16 +104,16 @@ def clean_cache() -> CacheUse:
     for file in files:
         file.unlink(missing_ok=True)
     root = cache_folder()
-    for folder in (*(root / kind for kind in get_args(Kind)), root):
+    for folder in (*(root / name for name in _OURS), root):
         with suppress(OSError):  # not there, or it holds what is not ours
             folder.rmdir()
     return removed
 
 
 def _our_files() -> Iterator[Path]:
-    for kind in get_args(Kind):
-        folder = cache_folder() / kind
-        yield from (path for path in sorted(folder.glob("*")) if _OURS.fullmatch(path.stem) and path.is_file())
+    for folder, ours in _OURS.items():
+        files = sorted((cache_folder() / folder).glob("*"))
+        yield from (path for path in files if ours.fullmatch(path.name) and path.is_file())
 
 
 def _use(files: list[Path]) -> CacheUse:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from kronexport.cache import cache_folder, cache_use, clean_cache, content_key, read_cached, write_cached
+from kronexport.cache import cache_folder, cache_use, clean_cache, content_key, read_cached, store_path, write_cached
 from kronexport.files import TEMP_PREFIX
+from kronexport.measure.store import MeasurementStore, conditions_here
 from tests.conftest import command
 
 KEY, OTHER = content_key(b"weight"), content_key(b"another")
@@ -81,10 +82,16 @@ def test_clean_removes_what_is_ours_and_nothing_else(folder: Path) -> None:
     """What a killed run left is ours, too; a user's files and folders stay."""
     write_cached("scan", KEY, b"content")
     (folder / "scan" / f"{TEMP_PREFIX}0123abcd-{OTHER}.npz").write_bytes(b"half")
+    store = store_path()
+    store.parent.mkdir()
+    for suffix in ("", "-wal", "-shm", ".lock", ".aside-0123abcd", ".aside-0123abcd-wal"):
+        store.with_name(store.name + suffix).write_bytes(b"times")
     strangers = [folder / "notes.txt", folder / "scan" / "mine.npz", folder / "other" / f"{KEY}.npz"]
+    strangers += [folder / "scan" / f"{KEY}.txt", store.with_name("mine.sqlite"), store.with_name(f"{store.name}.bak")]
     for path in strangers:
         path.parent.mkdir(exist_ok=True)
         path.write_text("mine", encoding="utf-8")
+    assert cache_use().files == 8
     assert cache_use() == clean_cache()
     assert sorted(path for path in folder.rglob("*") if path.is_file()) == sorted(strangers)
     assert cache_use().files == 0
@@ -94,6 +101,18 @@ def test_clean_leaves_no_folder_behind_that_is_only_ours(folder: Path) -> None:
     write_cached("scan", KEY, b"content")
     assert (clean_cache().files, clean_cache().files) == (1, 0)
     assert not folder.exists()
+
+
+def test_the_times_of_forms_are_a_part_of_the_cache(folder: Path) -> None:
+    """``cache info`` counts them, ``cache clean`` removes them, and the next run begins anew."""
+    for _ in range(2):
+        with MeasurementStore() as store:
+            assert store.times(conditions_here("onnxruntime", 1, "fp32")) == {}
+        use = json.loads(command("cache", "info", "--json").out)
+        assert (use["files"], use["bytes"]) == (1, store_path().stat().st_size)
+        assert folder in store_path().parents
+        assert json.loads(command("cache", "clean", "--json").out) == use
+        assert not folder.exists()
 
 
 def test_info_and_clean_say_where_and_how_much(folder: Path) -> None:

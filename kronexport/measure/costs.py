@@ -1,0 +1,186 @@
+"""The measured time of forms: from the store where it is known, else raced against the layer left dense.
+
+Models of one layer are timed in batches, each in a fresh process with the dense one as the reference. A machine is not
+equally fast at all times, so what is carried over from one batch to another is the ratio to dense:
+
+    seconds = dense's floor / speed-up        (the median over rounds of dense's fastest inference / the form's)
+
+with dense's floor, the median of these inferences, from the batch in which it was least.
+"""
+
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import onnx_ir as ir
+
+from kronexport.backends.profile import TargetProfile
+from kronexport.errors import KronexportError
+from kronexport.measure.micro import Trial, micro_key, micro_model
+from kronexport.measure.race import Raced, RaceResult, RaceTiming, race_models
+from kronexport.measure.setting import Setting
+from kronexport.measure.store import Conditions, MeasurementStore, StoredTime, conditions_here
+from kronexport.records import ProgressCallback
+
+BATCH: Final = 12
+"""Models that are open at once, the dense one included; what Ctrl-C may cost."""
+
+
+@dataclass(frozen=True, slots=True)
+class FormTimes:
+    """Every trial that was asked for is in one of the two.
+
+    ``seconds`` of one inference, comparable among forms of one layer and among layers. ``set_aside``: the reason why
+    there is no time, in the runtime's words.
+    """
+
+    seconds: dict[Trial, float]
+    set_aside: dict[Trial, str]
+
+
+def measure_forms(
+    trials: Sequence[Trial],
+    profile: TargetProfile,
+    threads: int,
+    store: MeasurementStore,
+    *,
+    progress: ProgressCallback,
+    timing: RaceTiming | None = None,
+) -> FormTimes:
+    """The time of each trial on this machine; what the store does not know is timed, and kept batch by batch.
+
+    Args:
+        trials: Forms of any layers, the dense ones among them if their time is wanted too.
+        profile: Says the runtime and the opset.
+        threads: Threads of one inference.
+        store: What is known; gets what is measured.
+        progress: Told ("measure", models that are known, models in all).
+        timing: How long; None: ``RaceTiming()``.
+
+    Raises:
+        MissingRuntimeError: The runtime is not installed.
+        UserInputError: There is no such runtime on this machine, or the threads are not positive.
+    """
+    conditions = conditions_here(profile.backend, threads, "fp32")
+    models = {trial: _Model.of(trial, profile.opset) for trial in trials}
+    total = len({model.pair for model in models.values()})
+    campaign = _Campaign(profile, conditions, store, timing or RaceTiming())
+    while missing := campaign.missing(models.values()):
+        progress("measure", total - len(missing), total)
+        reference = next(iter(missing.values())).dense
+        forms = [model for model in missing.values() if model.reference == reference.key and model.key != reference.key]
+        campaign.race(reference, forms[: BATCH - 1])
+    progress("measure", total, total)
+    return campaign.found(models)
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """A trial by what its time is stored under. The reference is the same layer left dense."""
+
+    trial: Trial
+    key: str
+    reference: str
+
+    @classmethod
+    def of(cls, trial: Trial, opset: int) -> "_Model":
+        return cls(trial, micro_key(trial, opset), micro_key(trial.dense, opset))
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        return self.key, self.reference
+
+    @property
+    def dense(self) -> "_Model":
+        return _Model(self.trial.dense, self.reference, self.reference)
+
+
+@dataclass(slots=True)
+class _Campaign:
+    """One call of ``measure_forms``.
+
+    ``lost``: by pair, why the process that timed it was lost. It isn't stored: memory may only have run out this once.
+    """
+
+    profile: TargetProfile
+    conditions: Conditions
+    store: MeasurementStore
+    timing: RaceTiming
+    lost: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def missing(self, models: Iterable[_Model]) -> dict[tuple[str, str], _Model]:
+        """The models, each once, of which nothing is known; another process may have measured some meanwhile."""
+        times, failures = self.store.times(self.conditions), self.store.failures(self.conditions)
+
+        def is_known(model: _Model) -> bool:
+            timed = model.pair in times and model.dense.pair in times
+            return timed or model.key in failures or not self.lost.keys().isdisjoint((model.pair, model.dense.pair))
+
+        return {model.pair: model for model in models if not is_known(model)}
+
+    def race(self, reference: _Model, forms: Sequence[_Model]) -> None:
+        """Time ``forms`` and keep what came out; where the process is lost, find out by whom."""
+        names = {f"{index}: {model.trial}": model for index, model in enumerate([reference, *forms])}
+        try:
+            result = self._raced(names)
+        except KronexportError as error:
+            if type(error) is not KronexportError:  # the user's to mend, whatever form is timed
+                raise
+            self._after_loss(reference, forms, str(error))
+            return
+        times = [_stored(names[name], raced) for name, raced in result.raced.items()]
+        self.store.keep(self.conditions, times, {names[name].key: why for name, why in result.failed.items()})
+
+    def found(self, models: Mapping[Trial, _Model]) -> FormTimes:
+        """What has become of each, once none is missing."""
+        times, failures = self.store.times(self.conditions), self.store.failures(self.conditions)
+        lost = {**failures, **{key: reason for (key, _), reason in self.lost.items()}}
+        result = FormTimes({}, {})
+        for trial, model in models.items():
+            if model.pair in times:
+                result.seconds[trial] = times[model.dense.pair].floor / times[model.pair].speedup
+            else:
+                result.set_aside[trial] = lost.get(model.key) or lost[model.reference]
+        return result
+
+    def _raced(self, models: Mapping[str, _Model]) -> RaceResult:
+        trials = [model.trial for model in models.values()]
+        setting = Setting(self.profile.backend, self.conditions.threads, trials[0].input)
+        with tempfile.TemporaryDirectory(prefix="kronexport-forms-") as folder:
+            paths = {name: Path(folder, f"{index}.onnx") for index, name in enumerate(models)}
+            for trial, path in zip(trials, paths.values(), strict=True):
+                ir.save(micro_model(trial, self.profile.opset), path)
+            return race_models(paths, setting, self.timing)
+
+    def _after_loss(self, reference: _Model, forms: Sequence[_Model], reason: str) -> None:
+        if not forms:
+            self.lost[reference.pair] = reason
+            return
+        if reference.pair not in self.store.times(self.conditions):
+            self.race(reference, [])
+        if reference.pair in self.lost:
+            return
+        if len(forms) == 1:
+            self.lost[forms[0].pair] = reason
+        else:
+            for form in forms:
+                self.race(reference, [form])
+
+
+def _stored(model: _Model, raced: Raced) -> StoredTime:
+    latency = raced.latency_ms
+    return StoredTime(
+        model=model.key,
+        reference=model.reference,
+        speedup=raced.speedup,
+        floor=raced.floor_ms / 1000,
+        p50=latency.p50 / 1000,
+        mean=latency.mean / 1000,
+        std=latency.std / 1000,
+        n=latency.n,
+        rounds=raced.rounds,
+        measured=datetime.now(UTC).isoformat(timespec="seconds"),
+    )

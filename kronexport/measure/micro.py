@@ -1,0 +1,146 @@
+"""Micro-models: one layer in one of its forms as a model of its own, which is what a form's time is measured on.
+
+It is written by the emitter and finished by the stage that also write the network, at the target's opset, with the
+layer's real batch, channels, image size, bias and activation. Weights are seeded noise: how long a CPU takes does not
+depend on them, so models that differ in nothing else are one, and share one key.
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from kronexport.cache import content_key
+from kronexport.export.onnx_export import EXPORTER_OPSET
+from kronexport.factorize.gkpd import gkpd_structure
+from kronexport.factorize.network import KroneckerNetwork
+from kronexport.lower.emit import Emitter
+from kronexport.lower.forms import Form, generate_forms
+from kronexport.lower.lowering import lower
+from kronexport.lower.opset import IR_VERSIONS
+from kronexport.records import ConvGeometry, InputSpec, Pair
+
+INPUT: Final = "x"
+Activation = Literal["Relu"]
+"""An operator of one input and no attributes that runtimes fuse into the Conv before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A form as the network would run it: what is timed.
+
+    Attributes:
+        form: One of ``generate_forms``, or ``dense_form``.
+        batch: Size of the first axis that the layer sees.
+        has_bias: Whether something is added to each output channel, a BatchNorm's shift included.
+        activation: What follows right behind, if it is of this kind.
+    """
+
+    form: Form
+    batch: int
+    has_bias: bool
+    activation: Activation | None = None
+
+    @property
+    def dense(self) -> "Trial":
+        """The same layer left dense."""
+        form = dense_form(self.form.structure.weight_shape, self.form.geometry, self.form.input_size)
+        return Trial(form, self.batch, self.has_bias, self.activation)
+
+    @property
+    def input(self) -> InputSpec:
+        """The model's input [N, C, H, W]."""
+        channels = self.form.structure.weight_shape[1] * self.form.geometry.group
+        return InputSpec(INPUT, (self.batch, channels, *self.form.input_size))
+
+    def __str__(self) -> str:
+        return f"{self.form.structure} at ranks {self.form.structure.ranks}, {self.form.name}"
+
+
+def dense_form(weight_shape: tuple[int, int, int, int], geometry: ConvGeometry, input_size: Pair) -> Form:
+    """The form of a layer that is not factorized: W [F, C / group, kh, kw] is the only factor with elements."""
+    dense, *_ = generate_forms(gkpd_structure(weight_shape, (1, 1, 1, 1), 1), geometry, input_size)
+    return dense
+
+
+def micro_model(trial: Trial, opset: int) -> ir.Model:
+    """The model of ``trial``: one input ``x``, static shapes, standard operators.
+
+    Args:
+        trial: What to build.
+        opset: the target's, reached as the network's is: stepped down to, never raised.
+
+    Raises:
+        UserInputError: ``opset`` cannot be reached.
+        VerificationError: the result is not a valid model of standard operators.
+    """
+    form, generator = trial.form, np.random.default_rng(0)
+
+    def noise(shape: tuple[int, ...]) -> NDArray[np.float32]:
+        return generator.standard_normal(shape, np.float32)
+
+    x = _value(INPUT, trial.input.shape)
+    structure = form.structure
+    network = KroneckerNetwork(
+        structure, tuple(noise(structure.factor_shape(index)) for index in range(len(structure.factors)))
+    )
+    filters = structure.weight_shape[0]
+    emitter = Emitter(form, network, "layer")
+    output = emitter.emit(x, None, noise((filters,)) if trial.has_bias else np.zeros(filters, np.float32))
+    tape = emitter.tape
+    if trial.activation is not None:
+        output = tape.op(trial.activation, [output], name="activation")
+    shape = trial.batch, filters, *form.geometry.output_size(form.input_size)
+    output.name, output.type, output.shape = "y", ir.TensorType(ir.DataType.FLOAT), ir.Shape(shape)
+    graph = ir.Graph(
+        [x],
+        [output],
+        nodes=tape.nodes,
+        initializers=tape.initializers,
+        opset_imports={"": EXPORTER_OPSET},
+        name="micro",
+    )
+    return lower(ir.Model(graph, ir_version=IR_VERSIONS[EXPORTER_OPSET]), {}, opset)
+
+
+@functools.lru_cache(maxsize=65536)
+def micro_key(trial: Trial, opset: int) -> str:
+    """``graph_key`` of ``micro_model``: equal for trials that come to the same model."""
+    return graph_key(micro_model(trial, opset))
+
+
+def graph_key(model: ir.Model) -> str:
+    """A hash of what the time of a model depends on: its operators, attributes, wiring and shapes.
+
+    Neither names nor the values of floating-point constants count; those of integers do, for they are shapes. Equal
+    graphs whose nodes come in another order have other keys.
+    """
+    numbers: dict[ir.Value | None, int] = {None: -1}
+    parts: list[Any] = [sorted(model.opset_imports.items()), model.ir_version]
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        parts.append(_described(value))
+        numbers[value] = len(numbers)
+    for node in model.graph:
+        attributes = sorted(
+            (name, str(attribute.type), str(attribute.value)) for name, attribute in node.attributes.items()
+        )
+        parts.append((node.domain, node.op_type, attributes, [numbers[value] for value in node.inputs]))
+        for value in node.outputs:
+            numbers[value] = len(numbers)
+    parts.append([numbers[value] for value in model.graph.outputs])
+    return content_key(repr(parts).encode())
+
+
+def _described(value: ir.Value) -> tuple[Any, ...]:
+    """Element type and shape; of an integer constant the elements too."""
+    kind = str(value.dtype), str(value.shape)
+    if value.const_value is None or value.const_value.dtype.is_floating_point():
+        return kind
+    return *kind, value.const_value.numpy().tolist()
+
+
+def _value(name: str, shape: tuple[int, ...]) -> ir.Value:
+    return ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(shape))

@@ -1,0 +1,271 @@
+"""What forms were measured to take, kept from run to run in one SQLite file of the cache.
+
+Several processes may use it at once; one that is killed leaves it whole, with all that it had kept. A file that is
+damaged or of another version is renamed, and a folder that takes no file is done without: neither fails a run, both
+are warned of.
+"""
+
+import json
+import logging
+import secrets
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, astuple, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from kronexport import agent
+from kronexport.backends.base import installed_version
+from kronexport.backends.profile import BackendName
+from kronexport.cache import store_path, warn_unwritable
+from kronexport.records import Precision
+
+log = logging.getLogger("kronexport")
+
+SCHEMA_VERSION: Final = 1
+"""To be raised with every change of ``_TABLES``, or of what the numbers in them mean."""
+
+BUSY_SECONDS: Final = 30.0
+"""How long a process waits for another's transaction, which takes milliseconds."""
+
+_TABLES: Final = {
+    "conditions": "id INTEGER PRIMARY KEY, description TEXT NOT NULL UNIQUE",
+    "times": (
+        "conditions INTEGER NOT NULL REFERENCES conditions, model TEXT NOT NULL, reference TEXT NOT NULL, "
+        "speedup REAL NOT NULL, floor REAL NOT NULL, p50 REAL NOT NULL, mean REAL NOT NULL, std REAL NOT NULL, "
+        "n INTEGER NOT NULL, rounds INTEGER NOT NULL, measured TEXT NOT NULL, "
+        "PRIMARY KEY (conditions, model, reference)"
+    ),
+    "failures": (
+        "conditions INTEGER NOT NULL REFERENCES conditions, model TEXT NOT NULL, reason TEXT NOT NULL, "
+        "PRIMARY KEY (conditions, model)"
+    ),
+}
+_KEEP_TIME: Final = """
+    INSERT INTO times VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT DO UPDATE SET speedup = excluded.speedup, floor = excluded.floor, p50 = excluded.p50,
+        mean = excluded.mean, std = excluded.std, n = excluded.n, rounds = excluded.rounds, measured = excluded.measured
+    WHERE excluded.floor < floor
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """All that a time depends on besides the model: figures of different conditions have nothing to do with each other.
+
+    ``options`` are the runtime's, as ``agent.open_session`` takes them, defaults included. ``cpu`` is None where the
+    system does not tell the model.
+    """
+
+    cpu: str | None
+    machine: str
+    runtime: str
+    runtime_version: str
+    threads: int
+    precision: Precision
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def description(self) -> str:
+        """JSON that a person can read, the same for equal conditions."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+def conditions_here(runtime: BackendName, threads: int, precision: Precision) -> Conditions:
+    """The conditions of this machine, with the agent's default options.
+
+    Raises:
+        MissingRuntimeError: the runtime is not installed.
+        UserInputError: nothing can be timed here on this runtime.
+    """
+    version = installed_version(runtime)
+    options = agent.SESSIONS[runtime].DEFAULTS
+    found = agent.machine_environment(runtime, threads, options, before={})
+    return Conditions(found["cpu_model"], found["machine"], runtime, version, threads, precision, options)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTime:
+    """Seconds of one inference of a micro-model, and its speed-up over the one that it was paired with.
+
+    ``model`` and ``reference`` are keys of ``micro.micro_key``; a reference has itself, and a speed-up of 1. ``floor``
+    is the median over ``rounds`` rounds of the fastest inference of each, ``speedup`` the median ratio of these.
+    ``p50``, ``mean`` and ``std`` are over all ``n`` inferences. ``measured`` is the UTC date and time.
+    """
+
+    model: str
+    reference: str
+    speedup: float
+    floor: float
+    p50: float
+    mean: float
+    std: float
+    n: int
+    rounds: int
+    measured: str
+
+
+class MeasurementStore:
+    """The open store; a context manager.
+
+    Args:
+        path: the SQLite file, made where there is none. None: the cache's.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path or store_path()
+        self._connection = _opened(self._path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._connection.close()
+
+    def times(self, conditions: Conditions) -> dict[tuple[str, str], StoredTime]:
+        """All that is known under ``conditions``, by model and reference."""
+        rows = self._rows(
+            "SELECT model, reference, speedup, floor, p50, mean, std, n, rounds, measured "
+            "FROM times JOIN conditions ON conditions = id WHERE description = ?",
+            conditions,
+        )
+        return {(time.model, time.reference): time for time in (StoredTime(*row) for row in rows)}
+
+    def failures(self, conditions: Conditions) -> dict[str, str]:
+        """Why the runtime does not run a model, by the model's key."""
+        return dict(
+            self._rows(
+                "SELECT model, reason FROM failures JOIN conditions ON conditions = id WHERE description = ?",
+                conditions,
+            )
+        )
+
+    def keep(self, conditions: Conditions, times: Sequence[StoredTime], failures: Mapping[str, str]) -> None:
+        """Add what was measured, all or nothing.
+
+        Of two times of one model against one reference that of the lesser floor stays, for it was disturbed less.
+        """
+        try:
+            _write(self._connection, conditions, times, failures)
+        except sqlite3.Error as error:
+            self._go_on_in_memory(error)
+            _write(self._connection, conditions, times, failures)
+
+    def _rows(self, query: str, conditions: Conditions) -> list[Any]:
+        try:
+            return self._connection.execute(query, (conditions.description,)).fetchall()
+        except sqlite3.Error as error:
+            self._go_on_in_memory(error)
+            return self._connection.execute(query, (conditions.description,)).fetchall()
+
+    def _go_on_in_memory(self, error: sqlite3.Error) -> None:
+        """The file has become useless: what can still be read of it is known until the end of the run."""
+        warn_unwritable(self._path.parent, error)
+        memory = _in_memory()
+        with suppress(sqlite3.Error):
+            for table in _TABLES:
+                rows = self._connection.execute(f"SELECT * FROM {table}").fetchall()  # noqa: S608  a constant's key
+                for row in rows:
+                    memory.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)  # noqa: S608
+        self._connection.close()
+        self._connection = memory
+
+
+def _write(
+    connection: sqlite3.Connection, conditions: Conditions, times: Sequence[StoredTime], failures: Mapping[str, str]
+) -> None:
+    with _transaction(connection):
+        connection.execute("INSERT OR IGNORE INTO conditions (description) VALUES (?)", (conditions.description,))
+        (number,) = connection.execute(
+            "SELECT id FROM conditions WHERE description = ?", (conditions.description,)
+        ).fetchone()
+        connection.executemany(_KEEP_TIME, [(number, *astuple(time)) for time in times])
+        connection.executemany(
+            "INSERT OR REPLACE INTO failures VALUES (?, ?, ?)", [(number, *failure) for failure in failures.items()]
+        )
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """One that writes: it waits for others' at its beginning, where waiting is safe."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:  # Ctrl-C too
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    """The store in ``path``; one in memory where that cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if _fault(path) is not None:
+            _set_aside(path)
+        return _prepared(_connected(path))
+    except (OSError, sqlite3.Error) as error:
+        warn_unwritable(path.parent, error)
+        return _in_memory()
+
+
+def _in_memory() -> sqlite3.Connection:
+    return _prepared(sqlite3.connect(":memory:", isolation_level=None))
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+
+
+def _prepared(connection: sqlite3.Connection) -> sqlite3.Connection:
+    """With its tables, which another process may be making at the same time."""
+    with _transaction(connection):
+        if _version(connection) == 0:
+            for table, columns in _TABLES.items():
+                connection.execute(f"CREATE TABLE {table} ({columns})")
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    connection.execute("PRAGMA journal_mode = WAL")  # readers and a writer do not wait for each other
+    connection.execute("PRAGMA synchronous = NORMAL")  # a power cut may cost the last transactions, never the file
+    return connection
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _fault(path: Path) -> str | None:
+    """Why the file cannot be used as a store; None if it can, or is not there."""
+    if not path.exists():
+        return None
+    with closing(_connected(path)) as connection:
+        try:
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            version = _version(connection)
+            (damage,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        except sqlite3.OperationalError:  # locked or not readable: that says nothing of its content
+            raise
+        except sqlite3.DatabaseError as error:
+            return str(error)
+    if damage != "ok":
+        return str(damage)
+    if (version, tables) not in ((0, set()), (SCHEMA_VERSION, set(_TABLES))):
+        return f"it is of version {version} with the tables {sorted(tables)}, expected version {SCHEMA_VERSION}"
+    return None
+
+
+def _set_aside(path: Path) -> None:
+    """Rename a store with a fault, unless another process has done so in the meantime."""
+    with closing(_connected(path.with_name(f"{path.name}.lock"))) as lock:
+        lock.execute("BEGIN EXCLUSIVE")
+        fault = _fault(path)
+        if fault is None:
+            return
+        aside = path.with_name(f"{path.name}.aside-{secrets.token_hex(4)}")
+        for suffix in ("-wal", "-shm", ""):  # a journal must not be found beside a new file of the same name
+            with suppress(FileNotFoundError):
+                path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+        log.warning("%s: %s; it is now %s, and what was in it is measured again", path, fault, aside.name)
