@@ -45,7 +45,7 @@ _BATCH_TOLERANCE = 1e-3
 class Calibration:
     """Images [n, C, H, W], float32, and a batch size that the model takes for certain.
 
-    Of more than ``limit`` images the first are used; too few for one batch are repeated.
+    Of more than ``limit`` images the first are used, though one batch in any case; too few for one batch are repeated.
     """
 
     images: NDArray[np.float32]
@@ -53,10 +53,14 @@ class Calibration:
     limit: int = IMAGE_LIMIT
 
     @property
+    def count(self) -> int:
+        """How many images a fit runs: whole batches, one at least."""
+        return max(1, min(len(self.images), self.limit) // self.batch) * self.batch
+
+    @property
     def used(self) -> int:
         """How many different images a fit looks at."""
-        count = min(len(self.images), self.limit)
-        return max(count // self.batch * self.batch, min(count, self.batch))
+        return min(len(self.images), self.count)
 
 
 def image_limit(sites: Sequence[Site]) -> int:
@@ -110,8 +114,7 @@ def fit_network(
 
 def _batches(model: nn.Module, calibration: Calibration) -> list[Tensor]:
     """The images in large batches if the model computes each image by itself, else in the size that it takes."""
-    images, batch = calibration.images, calibration.batch
-    count = max(1, min(len(images), calibration.limit) // batch) * batch
+    images, batch, count = calibration.images, calibration.batch, calibration.count
     used = torch.from_numpy(np.resize(images, (count, *images.shape[1:])))
     # two batches at least: one to fit to, one to judge by
     large = max(batch, min(_BATCH, count // 2) // batch * batch)

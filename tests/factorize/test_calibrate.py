@@ -170,10 +170,13 @@ def test_large_activations_take_fewer_images(size: int, limit: int) -> None:
     assert image_limit([replace(site, in_channels=1, out_channels=1), site]) == limit
 
 
-@pytest.mark.parametrize(("count", "batch", "used"), [(600, 1, 512), (7, 2, 6), (3, 8, 3), (10, 10, 10)])
-def test_the_number_of_images_used_is_known(count: int, batch: int, used: int) -> None:
-    """No more than the limit, in whole batches; repeated ones count once."""
-    assert Calibration(np.zeros((count, 1, 1, 1), np.float32), batch).used == used
+@pytest.mark.parametrize(
+    ("count", "batch", "limit", "used"),
+    [(600, 1, 512, 512), (7, 2, 512, 6), (3, 8, 512, 3), (10, 10, 512, 10), (100, 32, 10, 32)],
+)
+def test_the_number_of_images_used_is_known(count: int, batch: int, limit: int, used: int) -> None:
+    """No more than the limit, in whole batches, but one at least; repeated images count once."""
+    assert Calibration(np.zeros((count, 1, 1, 1), np.float32), batch, limit).used == used
 
 
 def test_progress_counts_sites(model: nn.Sequential) -> None:
