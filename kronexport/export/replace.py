@@ -75,8 +75,10 @@ def kronecker_modules(model: nn.Module) -> dict[str, KroneckerLayer]:
 
 
 def weight_errors(dense: nn.Module, model: nn.Module) -> dict[str, float]:
-    """||W - W^|| / ||W|| of every factorized site."""
+    """||W - W^|| / ||W|| of every site that is factorized in ``model`` and was not in ``dense``."""
+    before = kronecker_modules(dense)
     return {
         site: relative_error(layer_weight(layer_at(dense, site)).numpy(), module.network().to_dense())
         for site, module in kronecker_modules(model).items()
+        if site not in before
     }

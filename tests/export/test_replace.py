@@ -132,6 +132,7 @@ def test_weight_errors_are_relative_to_the_weight(model: nn.Module) -> None:
     distance = float((weight - site.to_dense().detach()).norm() / weight.norm())
     assert weight_errors(model, replaced) == {"0": pytest.approx(distance, rel=1e-5)}
     assert 0 < distance < 1
+    assert weight_errors(replaced, replaced) == {}
 
 
 def test_a_replaced_conv_keeps_its_type_and_mode(model: nn.Module) -> None:
