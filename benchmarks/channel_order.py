@@ -12,7 +12,7 @@ import argparse
 import math
 import platform
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -25,13 +25,13 @@ from torch import nn
 from benchmarks.channel_permutation import free_modes, permuted, search, truncation_errors
 from kronexport.backends.profile import load_target
 from kronexport.export.replace import site_weights
-from kronexport.factorize.gkpd import divisor_structures, gkpd_structure, max_rank
+from kronexport.factorize.gkpd import divisor_structures, max_rank
 from kronexport.factorize.scan import ErrorScan
 from kronexport.factorize.spectra import Spectrum
-from kronexport.lower.axes import axis_sizes, contraction_macs, contractions, orders
+from kronexport.lower.axes import least_macs
 from kronexport.plan.candidates import Candidate, all_candidates
 from kronexport.plan.choose import solve
-from kronexport.records import InputSpec, Site, Structure, Survey
+from kronexport.records import InputSpec, Site, Structure, Survey, silent
 from kronexport.survey.sites import survey
 from kronexport.survey.weights import load_weights
 from sample_models.cifar_resnet import CifarResNet
@@ -72,20 +72,14 @@ class PermutedScan(ErrorScan):
         given = ErrorScan(weights)
         for site in sites:
             for unit, rank in shortlist(site, given, modes[site.name]):
-                found = search(
-                    weights[site.name], _at_rank(unit, rank), _movable(unit, modes[site.name]), STARTS, seed=0
-                )
+                structure = replace(unit, ranks=(rank,))
+                found = search(weights[site.name], structure, _movable(unit, modes[site.name]), STARTS, seed=0)
                 errors = truncation_errors(permuted(weights[site.name], found), unit)
                 self._permuted[site.name, unit] = np.minimum(self.errors(site.name, unit), errors)
 
     def errors(self, site: str, unit: Structure) -> Spectrum:
         key = site, unit
         return self._permuted[key] if key in self._permuted else super().errors(site, unit)
-
-
-def _at_rank(unit: Structure, rank: int) -> Structure:
-    outer, inner = unit.factors
-    return gkpd_structure(outer.size, inner.size, rank)
 
 
 def _movable(unit: Structure, modes: Modes) -> tuple[str, ...]:
@@ -119,9 +113,7 @@ def within(site: Site, factor: float) -> Iterator[tuple[Structure, int]]:
 
 def _macs(unit: Structure, site: Site) -> int:
     """MACs at rank 1 in the better order of the factors; those at rank R are R times as many."""
-    sizes = axis_sizes(unit, site.geometry.group)
-    steps = (contractions(unit, site.geometry, site.input_size, order) for order in orders(unit))
-    return site.batch * min(sum(contraction_macs(step, sizes) for step in chain) for chain in steps)
+    return site.batch * least_macs(unit, site.geometry, site.input_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +153,7 @@ def planned(found: Survey, candidates: Sequence[Sequence[Candidate]], factor: fl
 def network_rows(found: Survey, scans: Sequence[ErrorScan]) -> Iterator[str]:
     """The network's table, line by line; ``scans`` are as given and permuted."""
     profile = load_target(TARGET)
-    candidates = [all_candidates(found.sites, scan, profile, lambda _stage, _done, _total: None) for scan in scans]
+    candidates = [all_candidates(found.sites, scan, profile, silent) for scan in scans]
     for factor in FACTORS:
         bests = [[best_errors(site, scan, factor) for site in found.sites] for scan in scans]
         plans = [planned(found, options, factor) for options in candidates]
