@@ -72,14 +72,13 @@ class ErrorScan:
 
 
 def all_errors(weight: NDArray[Any], check: Callable[[], None] = lambda: None) -> Mapping[Structure, Spectrum]:
-    """``squared_errors`` of a weight [F, C, kh, kw] in float32, from the cache where it is there."""
-    single = np.ascontiguousarray(weight, dtype=np.float32)
-    key = content_key(repr((ALGORITHM, single.shape)).encode(), single.tobytes())
+    """``squared_errors`` of a weight [F, C, kh, kw], from the cache where it is there."""
+    key = content_key(repr((ALGORITHM, weight.shape, weight.dtype.str)).encode(), weight.tobytes())
     content = read_cached("scan", key)
-    kept = None if content is None else _unpacked(content, single.shape)
+    kept = None if content is None else _unpacked(content, weight.shape)
     if kept is not None:
         return kept
-    found = squared_errors(single, check)
+    found = squared_errors(weight, check)
     write_cached("scan", key, _packed(found))
     return found
 

@@ -75,8 +75,9 @@ def squared_errors(weight: NDArray[Any], check: Callable[[], None] = lambda: Non
         weight: [F, C, kh, kw], finite.
         check: called before each spectrum; what it raises ends the work.
     """
-    largest = float(np.abs(weight).max())
-    scaled = (weight / largest if largest else weight).astype(np.float32)
+    wide = weight.astype(np.result_type(weight.dtype, np.float32), copy=False)  # half precision would round again
+    largest = float(np.abs(wide).max())
+    scaled = (wide / largest if largest else wide).astype(np.float32)
     trees = forest(scaled.shape)
     energy = float(np.einsum("fckl,fckl->", scaled, scaled, dtype=np.float64))
     spectra = {}

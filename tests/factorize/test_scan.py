@@ -110,3 +110,11 @@ def test_an_unwritable_cache_changes_nothing(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("KRONEXPORT_CACHE", str(tmp_path / "file"))
     weight = weights()["wide"]
     assert same(all_errors(weight), squared_errors(weight))
+
+
+@pytest.mark.parametrize("scale", [1e-60, 1e60])
+def test_a_weight_that_float32_cannot_hold_is_scanned(scale: float) -> None:
+    """As the same weight of another scale is."""
+    weight = np.random.default_rng(0).standard_normal(SHAPES["wide"])
+    for unit, errors in all_errors(weight * scale).items():
+        np.testing.assert_allclose(errors, all_errors(weight)[unit], atol=2e-6)
