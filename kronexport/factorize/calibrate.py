@@ -35,7 +35,7 @@ IMAGE_LIMIT = 512
 ACTIVATION_LIMIT = 2**28
 """Most values (1 GiB) that one site gets and gives for all images; both networks rest there, shortcuts beside it."""
 COLUMN_LIMIT = 8192
-"""Most columns D = C kh kw of a weight that is fitted: S [D, D] of more passes 256 MiB, and six of them are held."""
+"""Most columns D = C kh kw of a weight that is fitted: S [D, D] of more passes 256 MiB, and eight of them are held."""
 _BATCH = 64
 _BATCH_TOLERANCE = 1e-3
 """Relative distance of outputs computed in batches of two sizes; rounding is far below, another computation above."""
