@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.linalg import block_diag
 
-from kronexport.factorize import als, fitting
+from kronexport.factorize import als, fitting, other_factors
 from kronexport.factorize.als import OutputError, alternate, dense_rows
 from kronexport.factorize.gkpd import gkpd, gkpd_structure
 from kronexport.factorize.network import KroneckerNetwork
@@ -92,7 +92,7 @@ def test_all_ways_to_the_normal_matrix_agree(
     monkeypatch.setattr(als, "MAX_SWEEPS", 400)
     whole = error(dense_rows(alternate(start, error, 1e-7), torch.float64))
     monkeypatch.setattr(als, "_DIRECT_LIMITS", (0, 0))
-    monkeypatch.setattr(als, "_RANKS_LIMIT", 0)
+    monkeypatch.setattr(other_factors, "_RANKS_LIMIT", 0)
     assert error(dense_rows(alternate(start, error, 1e-7), torch.float64)) == pytest.approx(whole, rel=1e-2)
     assert whole < 0.8 * error(dense_rows(start, torch.float64))
 
