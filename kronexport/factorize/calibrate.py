@@ -18,16 +18,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from kronexport.errors import named
+from kronexport.errors import UserInputError, named
 from kronexport.factorize.decompose import decompose
 from kronexport.factorize.fitting import fit
 from kronexport.factorize.following import row_weights
 from kronexport.factorize.moments import Moments, add_batch
 from kronexport.factorize.network import KroneckerNetwork
-from kronexport.factorize.passes import at_input, at_output, passes
+from kronexport.factorize.passes import at_input, at_output, passes, run
 from kronexport.factorize.tensor import Size4
 from kronexport.records import ConvGeometry, Site, Structure
-from kronexport.survey.imports import USER_EXCEPTIONS
 from kronexport.survey.sites import SiteLayer, layer_at, layer_geometry, layer_weight
 
 IMAGE_LIMIT = 512
@@ -124,10 +123,10 @@ def _batches(model: nn.Module, calibration: Calibration) -> list[Tensor]:
 def _takes(model: nn.Module, images: Tensor, batch: int) -> bool:
     """Whether the model gives for ``images`` at once what it gives for them in batches of ``batch``."""
     with torch.no_grad():
-        apart = [_first_tensor(model(part)) for part in torch.split(images[: 2 * batch], batch)]
+        apart = [_first_tensor(run(model, part)) for part in torch.split(images[: 2 * batch], batch)]
         try:
-            together = _first_tensor(model(images))
-        except USER_EXCEPTIONS:
+            together = _first_tensor(run(model, images))
+        except UserInputError:
             return False
     if together.shape[0] * batch != apart[0].shape[0] * len(images):
         return False

@@ -64,7 +64,7 @@ class Pass:
         return found
 
     def _forward(self) -> None:
-        call_user(self._model, self._images, doing="--calibration: the model's forward")
+        run(self._model, self._images)
 
 
 def _modes() -> tuple[Callable[[], AbstractContextManager[None]], ...]:
@@ -78,6 +78,15 @@ def _modes() -> tuple[Callable[[], AbstractContextManager[None]], ...]:
         partial(torch.set_grad_enabled, torch.is_grad_enabled()),
         *autocasts,
     )
+
+
+def run(model: nn.Module, images: Tensor) -> Any:
+    """What ``model`` gives for ``images``.
+
+    Raises:
+        UserInputError: the forward raises.
+    """
+    return call_user(model, images, doing="--calibration: the model's forward")
 
 
 @contextmanager

@@ -198,6 +198,13 @@ def test_a_network_that_overflows_is_refused(model: nn.Sequential) -> None:
         fit_network(model, STRUCTURES, overflowing, lambda _done, _total: None)
 
 
+def test_a_model_that_raises_on_the_images_is_refused(model: nn.Sequential) -> None:
+    """With what it raised."""
+    wrong = Calibration(np.ones((8, 4, 10, 10), np.float32), 1)
+    with pytest.raises(UserInputError, match=r"--calibration: the model's forward: raised RuntimeError: .*channels"):
+        fit_network(model, STRUCTURES, wrong, lambda _done, _total: None)
+
+
 def test_a_rank_that_a_layer_cannot_have_is_refused_by_its_name(model: nn.Sequential) -> None:
     outer, inner = (factor.size for factor in STRUCTURES["3"].factors)
     with pytest.raises(UserInputError, match=r"^3: .*rank"):
@@ -223,6 +230,23 @@ def test_rows_of_a_linear_layer_count_as_a_norm_of_its_features_does() -> None:
     torch.testing.assert_close(rows["0"], norm.weight.detach() ** 2 / (1 + 1e-5))
     on_pixels = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm2d(5)).eval()
     assert row_weights(on_pixels, ["0"], torch.ones(2, 5, 7, 6))["0"].tolist() == [1] * 8
+
+
+class PreActivation(nn.Module):
+    """What the conv gives goes through the norm, and past it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        nn.init.uniform_(self.norm.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return y + self.norm(y).relu()
+
+
+def test_what_goes_past_the_norm_counts_in_full() -> None:
+    assert row_weights(PreActivation().eval(), ["conv"], torch.ones(1, 3, 5, 5))["conv"].tolist() == [1] * 8
 
 
 def test_a_norm_without_gamma_counts_its_variance_only() -> None:
