@@ -146,6 +146,10 @@ def _planned(
 
 def _in_order(structures: Mapping[str, Structure], found: Survey) -> dict[str, Structure]:
     """The user's structures in order of execution, each for a site and of its weight's shape."""
+    if not isinstance(structures, Mapping):
+        raise UserInputError(
+            f"{_PLACE}: structures is a {type(structures).__name__}, expected a dict: layer's name, its structure"
+        )
     sites = {site.name: site for site in found.sites}
     reasons = {entry.site: entry.reason for entry in found.skipped}
     for name, structure in structures.items():

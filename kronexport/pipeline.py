@@ -27,6 +27,7 @@ from kronexport.errors import (
     error_of,
 )
 from kronexport.export.onnx_export import export_onnx, save_model
+from kronexport.export.replace import check_dense
 from kronexport.files import write_text_aside
 from kronexport.plan.choose import dense_plan, make_plan
 from kronexport.plan.goals import DEFAULT_GOALS, Goal, missed_goals, parse_goal
@@ -171,8 +172,12 @@ def check_request(config: BuildConfig) -> tuple[list[TargetProfile], dict[str, s
 
 
 def survey_stage(config: BuildConfig) -> Project:
-    """The model, its data and its sites."""
-    return load_project(
+    """The model, its data and its sites.
+
+    Raises:
+        UserInputError: something the user named is wrong, or the model is factorized already.
+    """
+    project = load_project(
         config.model,
         weights=config.weights,
         input_text=config.input,
@@ -183,6 +188,8 @@ def survey_stage(config: BuildConfig) -> Project:
         include=config.include,
         exclude=config.exclude,
     )
+    check_dense(project.module)
+    return project
 
 
 def publish(report: Report, dense: ir.Model, config: BuildConfig, output: OutputFolder) -> None:

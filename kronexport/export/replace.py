@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from kronexport.errors import named
+from kronexport.errors import UserInputError, named
 from kronexport.export.module import KroneckerConv2d, KroneckerLayer, KroneckerLinear
 from kronexport.factorize.calibrate import Calibration, fit_network
 from kronexport.factorize.decompose import decompose
@@ -72,6 +72,20 @@ def with_networks(model: nn.Module, networks: Mapping[str, KroneckerNetwork]) ->
 def kronecker_modules(model: nn.Module) -> dict[str, KroneckerLayer]:
     """The factorized sites by name, in the model's order."""
     return {name: module for name, module in model.named_modules() if isinstance(module, KroneckerLayer)}
+
+
+def check_dense(model: nn.Module) -> None:
+    """Refuse a model that a build could not compare with its dense self.
+
+    Raises:
+        UserInputError: it holds factorized layers.
+    """
+    held = list(kronecker_modules(model))
+    if held:
+        raise UserInputError(
+            f"MODEL: {held[0]}{f' and {len(held) - 1} more layers' if held[1:] else ''}: factorized already; expected "
+            "the dense network, which build factorizes itself"
+        )
 
 
 def weight_errors(dense: nn.Module, model: nn.Module) -> dict[str, float]:

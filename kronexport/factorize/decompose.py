@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from numpy.typing import NDArray
@@ -69,11 +70,20 @@ def _method(name: str) -> Method:
 
 def _structure(name: str, weight_shape: Size4, ranks: Sequence[int], sizes: Sequence[Size4]) -> Structure:
     method = _method(name)
+    _check_integers(ranks, "ranks", "16,")
+    for size in sizes:
+        _check_integers(size, "a factor's size", "8, 1, 1, 1")
     if sizes:
         return method.structure(sizes, ranks)
     if method.usual_sizes is None:
         raise UserInputError(f"decompose: {name} needs sizes, (f, c, h, w) of each factor, for a weight {weight_shape}")
     return method.structure(method.usual_sizes(weight_shape), ranks)
+
+
+def _check_integers(numbers: Sequence[int], what: str, example: str) -> None:
+    if isinstance(numbers, Sequence) and all(isinstance(number, Integral) for number in numbers):
+        return
+    raise UserInputError(f"decompose: {what}: got {numbers!r}, expected a sequence of integers: ({example})")
 
 
 def _gkpd_structure(sizes: Sequence[Size4], ranks: Sequence[int]) -> Structure:

@@ -166,3 +166,15 @@ def test_a_weight_of_one_mode_is_refused() -> None:
     """[F, 1, 1, 1] is a vector: there is nothing to factorize."""
     with pytest.raises(UserInputError, match=r"1 factor\(s\), expected at least 2"):
         decompose(np.ones((6, 1, 1, 1)), "cp", (1,))
+
+
+@pytest.mark.parametrize("ranks", [16, (8.0, 8), "88", None])
+def test_ranks_that_are_no_integers(ranks: Any) -> None:
+    with pytest.raises(UserInputError, match=r"ranks: got .*expected a sequence of integers"):
+        decompose(np.ones((8, 8, 3, 3)), "tucker2", ranks)
+
+
+@pytest.mark.parametrize("size", [4, (4, 4.0, 1, 1)])
+def test_sizes_that_are_no_integers(size: Any) -> None:
+    with pytest.raises(UserInputError, match=r"size: got .*expected a sequence of integers"):
+        decompose(np.ones((8, 8, 3, 3)), "gkpd", (2,), [size, (2, 2, 3, 3)])
