@@ -241,8 +241,9 @@ class PreActivation(nn.Module):
         nn.init.uniform_(self.norm.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv(x)
-        return y + self.norm(y).relu()
+        y: Tensor = self.conv(x)
+        past: Tensor = y + self.norm(y).relu()
+        return past
 
 
 def test_what_goes_past_the_norm_counts_in_full() -> None:
