@@ -179,13 +179,17 @@ class SitePlan:
     rel_error: float
 
 
+Basis = Literal["roofline", "measured"]
+"""What the seconds of forms rest on."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """One choice a site, for one target. ``basis`` says what the cost of a lowering rests on."""
 
     target: str
     sites: tuple[SitePlan, ...]
-    basis: Literal["roofline", "measured"]
+    basis: Basis
 
     @property
     def structures(self) -> dict[str, Structure]:
