@@ -162,7 +162,8 @@ class Structure:
 class SitePlan:
     """What becomes of one site: ``structure`` is None where it stays dense; ``lowering`` names a form.
 
-    ``params`` and ``macs`` are those of the site as planned; ``rel_error`` = ||W - W^|| / ||W||.
+    ``params`` and ``macs`` are those of the site as planned; ``rel_error`` = ||W - W^|| / ||W||, None where the plan
+    was made without a look at the weight.
     """
 
     site: str
@@ -170,16 +171,16 @@ class SitePlan:
     lowering: str
     params: int
     macs: int
-    rel_error: float
+    rel_error: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One choice a site, for one target. ``basis`` says what the cost of a lowering rests on."""
+    """One choice a site, for one target. ``basis`` says what the choice of lowerings rests on; given: on the user."""
 
     target: str
     sites: tuple[SitePlan, ...]
-    basis: Literal["roofline", "measured"]
+    basis: Literal["roofline", "measured", "given"]
 
     @property
     def structures(self) -> dict[str, Structure]:
