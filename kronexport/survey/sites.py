@@ -61,16 +61,13 @@ def survey(
         if isinstance(layer, _ConvNd) or name in fixed or _matches(name, include)
     }
     _check_fixed({name: layers[name] for name in fixed}, found, module)
-    obstacles = {
-        name: None if name in fixed else _obstacle(name, layer, found, module) for name, layer in wanted.items()
-    }
-    obstacles |= {name or _WHOLE_MODEL: _loose_reason(count) for name, count in found.loose.items()}
-    obstacles |= dict.fromkeys(_quantized(module), "is quantized; give the model as it was before")
-    _check_patterns((*include, *exclude), list(obstacles | layers))
     reasons = {
-        name: None if name in fixed else reason or _not_selected(name, include, exclude)
-        for name, reason in obstacles.items()
+        name: None if name in fixed else _obstacle(name, layer, found, module) or _not_selected(name, include, exclude)
+        for name, layer in wanted.items()
     }
+    reasons |= {name or _WHOLE_MODEL: _loose_reason(count) for name, count in found.loose.items()}
+    reasons |= dict.fromkeys(_quantized(module), "is quantized; give the model as it was before")
+    _check_patterns((*include, *exclude), list(reasons | layers))
     sites = tuple(_site(name, layers[name], found) for name, reason in reasons.items() if reason is None)
     skipped = tuple(Skipped(name, reason) for name, reason in reasons.items() if reason is not None)
     if not sites:

@@ -11,7 +11,7 @@ def site(name: str, filters: int, channels: int, kernel: int = 3, group: int = 1
         batch=1,
         in_channels=channels,
         out_channels=filters,
-        geometry=ConvGeometry((kernel, kernel), (1, 1), (kernel // 2,) * 4, (1, 1), group),  # type: ignore[arg-type]  # four pads
+        geometry=ConvGeometry((kernel, kernel), (1, 1), (kernel // 2,) * 4, (1, 1), group),
         input_size=(14, 14),
         output_size=(14, 14),
         has_bias=True,

@@ -36,7 +36,7 @@ def plan(profile: TargetProfile, *goals: str) -> Plan:
 
 
 def total(found: Plan, name: str) -> int:
-    return 1000 + sum(getattr(choice, name) for choice in found.sites)
+    return 1000 + sum(int(getattr(choice, name)) for choice in found.sites)
 
 
 def test_without_goals_only_the_form_is_chosen(profile: TargetProfile) -> None:
