@@ -10,9 +10,10 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kronexport.errors import UserInputError
+from kronexport.plan.plan_file import read_plan_file
 from kronexport.records import Precision
 
-_FILES = ("weights", "calibration", "out")
+_FILES = ("weights", "calibration", "plan", "out")
 """Keys that hold a path: a relative one resolves from the file that it stands in."""
 
 _FUNCTIONS = ("model", "calibration", "evaluate")
@@ -44,6 +45,7 @@ class BuildConfig(BaseModel):
     evaluate: str | None = Field(None, description="mod:function called with a predictor; returns one number")
     target: tuple[str, ...] = Field(("cpu",), min_length=1, description="targets or aliases")
     goal: tuple[str, ...] = Field((), description="NAME<=NUMBER[UNIT]")
+    plan: Path | None = Field(None, description="plan.toml: structures, ranks and lowerings of its target")
     include: tuple[str, ...] = Field((), description="patterns of layers to factorize, linear ones too")
     exclude: tuple[str, ...] = Field((), description="patterns of site names to leave dense")
     precision: Precision = Field("fp32", description="what the engine computes in")
@@ -56,8 +58,10 @@ class BuildConfig(BaseModel):
 def load_config(file: Path | None, flags: Mapping[str, Any], overrides: Sequence[str]) -> BuildConfig:
     """Merge ``file`` < ``--set a.b=c`` < ``flags`` (those not None) and validate.
 
+    Where a plan is named and no target, the plan's is the target.
+
     Raises:
-        UserInputError: the file is missing or no TOML, a key is unknown, or a value is wrong.
+        UserInputError: the file is missing or no TOML, a key is unknown, or a value is wrong; the same of its plan.
     """
     merged = {} if file is None else _read(file)
     for override in overrides:
@@ -66,13 +70,16 @@ def load_config(file: Path | None, flags: Mapping[str, Any], overrides: Sequence
     if "model" not in merged:
         raise UserInputError("build: no MODEL given; expected sample:NAME, pkg.mod:factory or path/file.py:factory")
     try:
-        return BuildConfig.model_validate({key.replace("-", "_"): value for key, value in merged.items()})
+        config = BuildConfig.model_validate({key.replace("-", "_"): value for key, value in merged.items()})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         hint = _known_keys(first["loc"]) if first["type"] == "extra_forbidden" else ""
         source = "configuration" if file is None else str(file)
         raise UserInputError(f"{source}: {where}: {first['msg']}, got {first['input']!r}{hint}") from error
+    if config.plan is None or "target" in config.model_fields_set:
+        return config
+    return config.model_copy(update={"target": (read_plan_file(config.plan).target,)})
 
 
 def config_toml(config: BuildConfig) -> str:

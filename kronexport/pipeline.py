@@ -7,31 +7,36 @@ does is in ``stages.py`` and in the folder of its name.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
-from kronexport.backends import BACKENDS, require_runtime
-from kronexport.backends.profile import TargetProfile, load_target
+from kronexport.backends import BACKENDS
 from kronexport.config import BuildConfig, config_toml, load_config
 from kronexport.errors import (
     BundleError,
     GoalError,
     KronexportError,
-    UserInputError,
     VerificationError,
     as_failure,
     error_of,
+    named,
 )
 from kronexport.export.onnx_export import export_onnx, save_model
-from kronexport.export.replace import check_dense
+from kronexport.export.replace import without_factors
+from kronexport.factorize.network import KroneckerNetwork
 from kronexport.files import write_text_aside
-from kronexport.plan.choose import dense_plan, make_plan
-from kronexport.plan.goals import DEFAULT_GOALS, Goal, missed_goals, parse_goal
+from kronexport.plan.choose import dense_plan
+from kronexport.plan.given import given_plan
+from kronexport.plan.goals import missed_goals
+from kronexport.plan.plan_file import plan_toml
+from kronexport.plan.planner import Planner
 from kronexport.records import Plan, ProgressCallback, Report, TargetReport, silent
+from kronexport.request import Request, check_plan_out, check_request
 from kronexport.ship.output import OutputFolder, check_output, prepare_output, remove_stale
 from kronexport.ship.report_html import write_report_html
 from kronexport.ship.report_json import write_report_json
@@ -46,6 +51,7 @@ from kronexport.stages import (
     scan_stage,
     ship_stage,
 )
+from kronexport.survey.model import load_model
 from kronexport.survey.project import Project, load_project
 
 log = logging.getLogger("kronexport")
@@ -98,25 +104,26 @@ def run(config: BuildConfig, progress: ProgressCallback = silent) -> Outcome:
         MissingRuntimeError: a runtime is not installed; nothing was written.
         KronexportError: no target could be built: an earlier output is as it was.
     """
-    profiles, runtimes, goals = check_request(config)
-    project = survey_stage(config)
-    scan = scan_stage(project, progress)
+    request = check_request(config)
+    check_output(config.out)
+    project, fixed = survey_stage(config)
+    planner = planner_of(request, project, fixed, progress)
     dense = export_onnx(project.module, project.input)
     reports: dict[str, TargetReport] = {}
     failures: list[KronexportError] = []
     models: FactorizedModels = {}
     with prepare_output(config.out) as output:
-        for profile in profiles:
+        for profile in request.profiles:
             with collected(failures, profile.name), output.work_folder(profile.name) as work:
                 job = Job(
                     project=project,
-                    scan=scan,
+                    fixed=fixed,
+                    planner=planner,
                     factorized=models,
                     config=config,
-                    goals=goals,
                     profile=profile,
                     backend=BACKENDS[profile.backend],
-                    runtime=runtimes[profile.name],
+                    runtime=request.runtimes[profile.name],
                     threads=config.threads or config.measure.threads or profile.threads,
                     output=output,
                     work=work,
@@ -131,18 +138,29 @@ def run(config: BuildConfig, progress: ProgressCallback = silent) -> Outcome:
     return Outcome(report, output, first_failure(failures) if failures else None)
 
 
-def dry_run(config: BuildConfig, progress: ProgressCallback = silent) -> DryRun:
-    """Survey the model and plan every target; writes nothing. Raises as ``run`` does."""
-    profiles, _, goals = check_request(config)
-    project = survey_stage(config)
-    scan = scan_stage(project, progress)
-    return DryRun(project, tuple(make_plan(project.survey, scan, goals, profile, progress) for profile in profiles))
+def dry_run(config: BuildConfig, progress: ProgressCallback = silent, out: Path | None = None) -> DryRun:
+    """Survey the model and plan every target; writes nothing but, if asked to, the plan of the one target to ``out``.
+
+    Raises:
+        UserInputError: as ``run``; ``out`` is a folder or in none, or there are several targets.
+        MissingRuntimeError: a runtime is not installed.
+        GoalError: no plan meets the goals.
+    """
+    request = check_request(config)
+    if out is not None:
+        check_plan_out(out, request.profiles)
+    project, fixed = survey_stage(config)
+    planner = planner_of(request, project, fixed, progress)
+    plans = tuple(planner.plan(profile, progress) for profile in request.profiles)
+    if out is not None:
+        write_text_aside(out, plan_toml(plans[0]))
+    return DryRun(project, plans)
 
 
 def build_target(job: Job, dense_export: ir.Model) -> TargetReport:
     """One target, from plan to bundle; raises as ``run`` does, and then ships nothing for it."""
     survey, module = job.project.survey, job.project.module
-    plan = make_plan(survey, job.scan, job.goals, job.profile, job.progress)
+    plan = job.planner.plan(job.profile, job.progress)
     dense = realize(job, dense_plan(survey, job.profile), module, dense_export, "dense")
     compressed = factorize_stage(job, plan, [str(value.name) for value in dense_export.graph.outputs])
     measured = measure_stage(job, dense, compressed)
@@ -157,29 +175,17 @@ def build_target(job: Job, dense_export: ir.Model) -> TargetReport:
     return report
 
 
-def check_request(config: BuildConfig) -> tuple[list[TargetProfile], dict[str, str], tuple[Goal, ...]]:
-    """Targets, the version of each one's runtime, and goals: all that can be refused before any work."""
-    goals = tuple(parse_goal(text) for text in config.goal or DEFAULT_GOALS)
-    profiles = list({profile.name: profile for profile in map(load_target, config.target)}.values())
-    for profile in profiles:
-        if config.precision not in profile.precisions:
-            raise UserInputError(
-                f"--precision {config.precision}: {profile.name} is built in {', '.join(profile.precisions)}"
-            )
-    check_output(config.out)
-    BACKENDS["onnxruntime"].require()  # every target's stages are verified in it
-    return profiles, {profile.name: require_runtime(profile) for profile in profiles}, goals
-
-
-def survey_stage(config: BuildConfig) -> Project:
-    """The model, its data and its sites.
+def survey_stage(config: BuildConfig) -> tuple[Project, dict[str, KroneckerNetwork]]:
+    """The model with all its layers dense, its data and its sites; and the factors that it came with, by site.
 
     Raises:
-        UserInputError: something the user named is wrong, or the model is factorized already.
+        UserInputError: something the user named is wrong.
     """
+    loaded = load_model(config.model, config.weights)
+    dense, fixed = without_factors(loaded.module)
     project = load_project(
-        config.model,
-        weights=config.weights,
+        replace(loaded, module=dense),
+        fixed=fixed,
         input_text=config.input,
         calibration=config.calibration,
         mean=config.mean,
@@ -188,8 +194,27 @@ def survey_stage(config: BuildConfig) -> Project:
         include=config.include,
         exclude=config.exclude,
     )
-    check_dense(project.module)
-    return project
+    return project, fixed
+
+
+def planner_of(
+    request: Request, project: Project, fixed: Mapping[str, KroneckerNetwork], progress: ProgressCallback
+) -> Planner:
+    """What plans every target: the user's own plan is checked, and weights are scanned if a target needs that.
+
+    Raises:
+        UserInputError: the user's plan does not fit the model.
+    """
+    structures = {site: network.structure for site, network in fixed.items()}
+    given = None
+    if request.plan is not None:
+        with named(f"--plan {request.config.plan}"):
+            given = given_plan(request.plan, project.survey, structures)
+    scan = scan_stage(project, fixed)
+    planner = Planner(project.survey, scan, request.goals, structures, given)
+    if any(map(planner.needs_scan, request.profiles)):
+        scan.prefetch(progress)
+    return planner
 
 
 def publish(report: Report, dense: ir.Model, config: BuildConfig, output: OutputFolder) -> None:

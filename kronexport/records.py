@@ -168,7 +168,8 @@ class Structure:
 class SitePlan:
     """What becomes of one site: ``structure`` is None where it stays dense; ``lowering`` names a form.
 
-    ``params`` and ``macs`` are those of the site as planned; ``rel_error`` = ||W - W^|| / ||W||.
+    ``params`` and ``macs`` are those of the site as planned; ``rel_error`` = ||W - W^|| / ||W||, None where the plan
+    was made without a look at the weight.
     """
 
     site: str
@@ -176,16 +177,16 @@ class SitePlan:
     lowering: str
     params: int
     macs: int
-    rel_error: float
+    rel_error: float | None
 
 
-Basis = Literal["roofline", "measured"]
-"""What the seconds of forms rest on."""
+Basis = Literal["roofline", "measured", "given"]
+"""What the choice of lowerings rests on; given: on the user."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One choice a site, for one target. ``basis`` says what the cost of a lowering rests on."""
+    """One choice a site, for one target."""
 
     target: str
     sites: tuple[SitePlan, ...]

@@ -2,7 +2,7 @@
 
 import logging
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,13 +19,15 @@ from kronexport.export.onnx_export import export_onnx, save_model
 from kronexport.export.operator import attach_functions
 from kronexport.export.replace import factorized, site_weights, weight_errors
 from kronexport.factorize.calibrate import COLUMN_LIMIT, Calibration, image_limit, is_too_wide
+from kronexport.factorize.network import KroneckerNetwork
 from kronexport.factorize.scan import ErrorScan
 from kronexport.files import write_text_aside
 from kronexport.lower.lowering import lower
 from kronexport.measure.pair import PairFigures, SideFigures, measure_pair
 from kronexport.measure.setting import Setting, Timing
-from kronexport.plan.goals import Goal, judge
+from kronexport.plan.goals import judge
 from kronexport.plan.plan_file import plan_toml
+from kronexport.plan.planner import Planner
 from kronexport.records import Check, ModelFigures, Plan, ProgressCallback, Structure, TargetReport
 from kronexport.ship.bundle import write_bundle
 from kronexport.ship.golden import Golden
@@ -50,14 +52,15 @@ FactorizedModels = dict[tuple[tuple[str, Structure | None], ...], nn.Module]
 class Job:
     """One target's walk down the line: what it works on, where, and for whom. ``work`` is a folder of its own.
 
-    ``scan`` and ``factorized`` are shared by all targets: what two plans have in common is computed once.
+    ``fixed`` holds the factors that the model came with. ``planner`` and ``factorized`` are shared by all targets: what
+    two plans have in common is computed once.
     """
 
     project: Project
-    scan: ErrorScan
+    fixed: Mapping[str, KroneckerNetwork]
+    planner: Planner
     factorized: FactorizedModels
     config: BuildConfig
-    goals: tuple[Goal, ...]
     profile: TargetProfile
     backend: Backend
     runtime: str
@@ -80,20 +83,24 @@ class Network:
     accuracy: float | None
 
 
-def scan_stage(project: Project, progress: ProgressCallback) -> ErrorScan:
-    """The weight errors that every target's plan rests on."""
-    scan = ErrorScan(site_weights(project.module, tuple(site.name for site in project.survey.sites)))
-    scan.prefetch(progress)
-    return scan
+def scan_stage(project: Project, fixed: Collection[str]) -> ErrorScan:
+    """The weight errors of the sites without factors, which every target's plan rests on."""
+    free = tuple(site.name for site in project.survey.sites if site.name not in fixed)
+    return ErrorScan(site_weights(project.module, free))
 
 
 def factorize_stage(job: Job, plan: Plan, outputs: Sequence[str]) -> Network:
-    """The planned factors, fitted to the calibration images where there are some, exported and made real."""
+    """The planned factors, fitted to the calibration images where there are some, exported and made real.
+
+    Those that the model came with stay as they are.
+    """
     job.progress("factorize", 0, 1)
     key = tuple((choice.site, choice.structure) for choice in plan.sites)
     if key not in job.factorized:
         images, told = calibration(job.project), partial(job.progress, "factorize")
-        job.factorized[key] = factorized(job.project.module, plan.structures, images, told)
+        free = {site: structure for site, structure in plan.structures.items() if site not in job.fixed}
+        kept = {site: job.fixed[site] for site in plan.structures if site in job.fixed}
+        job.factorized[key] = factorized(job.project.module, free, images, told, kept)
     model = job.factorized[key]
     job.progress("export", 0, 1)
     exported = export_onnx(model, job.project.input, outputs)
@@ -168,10 +175,10 @@ def report_stage(
         measured=measured,
         no_device=compressed.compiled.reason,
         unevaluated=project.unevaluated,
-        goals=[judge(goal, before, after, speedup) for goal in job.goals],
+        goals=[judge(goal, before, after, speedup) for goal in job.planner.goals_of(job.profile)],
         checks=compressed.checks,
         layers=layer_table(project.survey, compressed.plan, weight_errors(project.module, compressed.model)),
-        notes=(*notes, *compressed.verified.notes, *fitting_notes(project, compressed)),
+        notes=(*notes, *compressed.verified.notes, *fitting_notes(job, compressed)),
     )
 
 
@@ -208,7 +215,7 @@ def ship_stage(job: Job, dense: Network, network: Network) -> None:
 def misses_latency(job: Job, dense: Network, compressed: Network, measured: PairFigures) -> bool:
     """Whether a goal on latency is not met."""
     before, after = figures(dense, measured.dense), figures(compressed, measured.compressed)
-    latency = (goal for goal in job.goals if goal.name == "latency")
+    latency = (goal for goal in job.planner.goals_of(job.profile) if goal.name == "latency")
     return any(judge(goal, before, after, measured.speedup).met is False for goal in latency)
 
 
@@ -217,18 +224,30 @@ def figures(network: Network, measured: SideFigures | None) -> ModelFigures:
     return model_figures(network.model, network.verified.path, measured, network.accuracy)
 
 
-def fitting_notes(project: Project, network: Network) -> tuple[str, ...]:
+LOWERING_NOTES = {
+    "roofline": "lowerings are chosen by the target's roofline",
+    "measured": "lowerings are chosen by measurement",
+    "given": "structures and lowerings are those of the plan that was given",
+}
+"""By ``Plan.basis``."""
+
+
+def fitting_notes(job: Job, network: Network) -> tuple[str, ...]:
     """How the factors and the lowerings were found, for the reader of the report."""
-    images = calibration(project)
+    images = calibration(job.project)
     notes = () if images else ("no calibration images: golden data are seeded normal values",)
     if not network.plan.forms:
         return ("the plan leaves every convolution dense", *notes)
     fitted = f"{images.used} calibration images" if images else "the weights alone"
-    structures = [choice.structure for choice in network.plan.sites if choice.structure is not None]
+    notes = LOWERING_NOTES[network.plan.basis], *notes
+    structures = [structure for site, structure in network.plan.structures.items() if site not in job.fixed]
     wide = sum(map(is_too_wide, structures)) if images else 0
     if wide:
         notes = (f"{wide} layers of more than {COLUMN_LIMIT} columns keep the factors of their weight", *notes)
-    return (f"factors are fitted to {fitted}", "lowerings are chosen by the target's roofline", *notes)
+    if structures:
+        notes = (f"factors are fitted to {fitted}", *notes)
+    kept = len(network.plan.structures) - len(structures)
+    return (f"{kept} layers keep the factors that the model came with", *notes) if kept else notes
 
 
 def calibration(project: Project) -> Calibration | None:
@@ -248,6 +267,7 @@ def rebuild_command(job: Job) -> str:
         "mean": ",".join(map(str, config.mean or ())),
         "std": ",".join(map(str, config.std or ())),
         "evaluate": _without_folder(config.evaluate or ""),
+        "plan": config.plan.name if config.plan and job.planner.is_given(job.profile) else "",
         "precision": config.precision,
         "threads": str(job.threads),
     }

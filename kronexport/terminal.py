@@ -111,7 +111,8 @@ def print_plan(found: "DryRun") -> None:
         for choice in plan.sites:
             structure = "dense" if choice.structure is None else str(choice.structure)
             ranks = "" if choice.structure is None else ",".join(map(str, choice.structure.ranks))
-            macs, error = f"{choice.macs / 1e6:.2f}M", f"{choice.rel_error:.3f}"
+            macs = f"{choice.macs / 1e6:.2f}M"
+            error = "" if choice.rel_error is None else f"{choice.rel_error:.3f}"
             table.add_row(choice.site, structure, ranks, choice.lowering, macs, error)
         console.print(table)
         for name, total in _planned(found, plan).items():

@@ -179,18 +179,6 @@ def test_weights_that_are_all_zero_go_through_the_command(tmp_path: Path) -> Non
     assert ended.code == 0, ended.err
 
 
-def test_build_refuses_a_model_that_is_factorized_already(tmp_path: Path) -> None:
-    """It could not be compared with its dense self; the message names the layer."""
-    body = (
-        "from kronexport import KroneckerConv2d; from kronexport.factorize.gkpd import gkpd_structure; "
-        "m[2] = KroneckerConv2d.from_conv(m[2], gkpd_structure((12, 1, 1, 1), (1, 8, 3, 3), 4))"
-    )
-    ended = build(tmp_path, body)
-    assert ended.code == 2
-    assert "MODEL: 2: factorized already; expected the dense network" in ended.err
-    assert not (tmp_path / "out").exists()
-
-
 def test_structures_that_are_no_dict() -> None:
     with pytest.raises(UserInputError, match="structures is a list, expected a dict"):
         compress(small(), SHAPE, structures=[("0", None)])  # type: ignore[arg-type]

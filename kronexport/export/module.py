@@ -1,17 +1,18 @@
 """Drop-ins whose weight is a Kronecker network: ``KroneckerConv2d`` and ``KroneckerLinear``."""
 
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from kronexport.errors import UserInputError
 from kronexport.export.operator import DOMAIN, METHOD_KEY, OP_TYPE, SITE_KEY, VERSION, operator_attributes
 from kronexport.factorize.gkpd import gkpd
 from kronexport.factorize.network import KroneckerNetwork, check_group, einsum_equation
 from kronexport.records import ConvGeometry, Pair, Structure
-from kronexport.survey.sites import columns, conv_geometry, layer_weight
+from kronexport.survey.sites import SiteLayer, columns, conv_geometry, layer_weight, same_pads
 
 
 class KroneckerLayer(nn.Module):
@@ -70,6 +71,25 @@ class KroneckerLayer(nn.Module):
         product: Tensor = torch.einsum(einsum_equation(self.structure), *self.factors)
         return product.reshape(self.structure.weight_shape)
 
+    def dense_layer(self) -> SiteLayer:
+        """The plain layer that computes the same: weight ``to_dense()``, bias, dtype, device and mode of this one.
+
+        Raises:
+            UserInputError: no nn.Conv2d pads like this layer.
+        """
+        raise NotImplementedError
+
+    def _filled(self, kind: type[SiteLayer], *sizes: Any, **options: Any) -> SiteLayer:
+        """A layer of ``kind`` with this one's values."""
+        weight, bias = self.network().to_dense(), self.bias
+        dtype, device = self.factors[0].dtype, self.factors[0].device
+        layer: SiteLayer = skip_init(kind, *sizes, bias=bias is not None, dtype=dtype, device=device, **options)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        with torch.no_grad():
+            layer.weight.copy_(torch.from_numpy(weight).reshape(layer.weight.shape))
+            if bias is not None and layer.bias is not None:
+                layer.bias.copy_(bias)
+        return layer.train(self.training)
+
     def operator(self, x: Tensor) -> Tensor:
         """The node of an ONNX export, from images [N, C, H, W] to [N, F, H', W']."""
         height, width = self.geometry.output_size((int(x.shape[2]), int(x.shape[3])))
@@ -114,6 +134,25 @@ class KroneckerConv2d(KroneckerLayer):
                 f"{site or 'conv'}: padding_mode={conv.padding_mode!r}; expected 'zeros': leave this layer dense"
             )
         return cls(network, conv_geometry(conv), conv.bias, site).in_place_of(conv)
+
+    def dense_layer(self) -> SiteLayer:
+        geometry = self.geometry
+        options = {"stride": geometry.stride, "dilation": geometry.dilation, "groups": geometry.group}
+        sizes = self.in_channels, self.out_channels, geometry.kernel
+        return self._filled(nn.Conv2d, *sizes, padding=self._padding(), **options)
+
+    def _padding(self) -> Pair | str:
+        """As nn.Conv2d takes it."""
+        geometry = self.geometry
+        top, left, bottom, right = geometry.pads
+        if (top, left) == (bottom, right):
+            return top, left
+        if geometry.stride == (1, 1) and geometry.pads == same_pads(geometry.kernel, geometry.dilation):
+            return "same"
+        raise UserInputError(
+            f"{self.site or 'conv'}: pads {geometry.pads} (top, left, bottom, right), which no nn.Conv2d does; pad by "
+            f"an nn.ZeroPad2d before it"
+        )
 
     @property
     def in_channels(self) -> int:
@@ -173,6 +212,9 @@ class KroneckerLinear(KroneckerLayer):
             UserInputError: the network's weight [F, C, 1, 1] has another shape.
         """
         return cls(network, linear.bias, site).in_place_of(linear)
+
+    def dense_layer(self) -> SiteLayer:
+        return self._filled(nn.Linear, self.in_features, self.out_features)
 
     @property
     def in_features(self) -> int:

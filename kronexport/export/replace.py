@@ -26,6 +26,7 @@ def factorized(
     structures: Mapping[str, Structure],
     calibration: Calibration | None,
     progress: Callable[[int, int], None],
+    kept: Mapping[str, KroneckerNetwork] | None = None,
 ) -> nn.Module:
     """A copy of ``model`` in which each named layer is a KroneckerLayer; the others are copied as they are.
 
@@ -34,6 +35,7 @@ def factorized(
         structures: by the name of an nn.Conv2d or nn.Linear, in order of execution.
         calibration: what the factors are fitted to; None: the weights alone.
         progress: told (done, total) sites as they are fitted.
+        kept: the factors of further layers, which stay as they are.
 
     Raises:
         UserInputError: a structure does not fit its weight or its groups, or the images give NaN or infinite
@@ -48,7 +50,7 @@ def factorized(
                 networks[site] = decompose(layer_weight(layer_at(model, site)).numpy(), structure)
     else:
         networks = fit_network(model, structures, calibration, progress)
-    return with_networks(model, networks).eval()
+    return with_networks(model, networks | dict(kept or {})).eval()
 
 
 def with_networks(model: nn.Module, networks: Mapping[str, KroneckerNetwork]) -> nn.Module:
@@ -74,18 +76,34 @@ def kronecker_modules(model: nn.Module) -> dict[str, KroneckerLayer]:
     return {name: module for name, module in model.named_modules() if isinstance(module, KroneckerLayer)}
 
 
-def check_dense(model: nn.Module) -> None:
-    """Refuse a model that a build could not compare with its dense self.
+def without_factors(model: nn.Module) -> tuple[nn.Module, dict[str, KroneckerNetwork]]:
+    """The dense network that a model with factorized layers computes, and what ``with_networks`` puts back into it.
+
+    Args:
+        model: is changed: its KroneckerLayers become nn.Conv2d and nn.Linear of their ``to_dense()``.
 
     Raises:
-        UserInputError: it holds factorized layers.
+        UserInputError: a layer has a forward of its own or hooks, pads as no nn.Conv2d does, or is the whole model.
     """
-    held = list(kronecker_modules(model))
-    if held:
-        raise UserInputError(
-            f"MODEL: {held[0]}{f' and {len(held) - 1} more layers' if held[1:] else ''}: factorized already; expected "
-            "the dense network, which build factorizes itself"
-        )
+    networks = {site: module.network() for site, module in kronecker_modules(model).items()}
+    plain: dict[KroneckerLayer, nn.Module] = {}
+    for site, module in list(model.named_modules(remove_duplicate=False)):
+        if isinstance(module, KroneckerLayer):
+            with named(f"MODEL: {site or type(module).__name__}"):
+                _check_plain(site, module)
+                plain[module] = plain.get(module) or module.dense_layer()
+            model.set_submodule(site, plain[module], strict=True)
+    return model, networks
+
+
+def _check_plain(site: str, layer: KroneckerLayer) -> None:
+    """Refuse a layer of which its factors do not say all."""
+    if not site:
+        raise UserInputError("is the whole model; put it into an nn.Sequential")
+    if type(layer).forward not in (KroneckerConv2d.forward, KroneckerLinear.forward):
+        raise UserInputError(f"is a {type(layer).__name__}, which has a forward of its own; expected KroneckerConv2d")
+    if layer._forward_hooks or layer._forward_pre_hooks:  # noqa: SLF001  # torch has no public way to ask
+        raise UserInputError("has hooks, which would be lost; remove them first")
 
 
 def weight_errors(dense: nn.Module, model: nn.Module) -> dict[str, float]:

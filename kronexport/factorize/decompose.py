@@ -1,6 +1,6 @@
 """One weight, any method: ``decompose`` finds the method by name and gives it the factors that the field uses."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -8,14 +8,14 @@ from typing import Any
 from numpy.typing import NDArray
 
 from kronexport.errors import UserInputError
-from kronexport.factorize.cp import cp, cp_structure
+from kronexport.factorize.cp import cp, cp_max_ranks, cp_structure
 from kronexport.factorize.gkpd import gkpd
-from kronexport.factorize.network import KroneckerNetwork
-from kronexport.factorize.sekron import sekron, sekron_axes, sekron_structure
-from kronexport.factorize.tensor import Size4, build_structure, check_array
-from kronexport.factorize.tensor_ring import tensor_ring, tensor_ring_structure
-from kronexport.factorize.tensor_train import tensor_train, tensor_train_structure
-from kronexport.factorize.tucker import tucker, tucker2_structure, tucker_structure
+from kronexport.factorize.network import KroneckerNetwork, check_structure
+from kronexport.factorize.sekron import sekron, sekron_axes, sekron_max_ranks, sekron_structure
+from kronexport.factorize.tensor import Size4, build_structure, check_array, check_ranks
+from kronexport.factorize.tensor_ring import tensor_ring, tensor_ring_max_ranks, tensor_ring_structure
+from kronexport.factorize.tensor_train import tensor_train, tensor_train_max_ranks, tensor_train_structure
+from kronexport.factorize.tucker import tucker, tucker2_structure, tucker_max_ranks, tucker_structure
 from kronexport.records import Structure
 
 
@@ -23,12 +23,13 @@ from kronexport.records import Structure
 class Method:
     """How a structure of the method is built from factor sizes and ranks, and how its factors are found.
 
-    ``usual_sizes`` gives the factors of a weight [F, C, kh, kw] where the caller names none; None: there is no
-    usual choice.
+    ``max_ranks`` says by axis the highest rank that is of use. ``usual_sizes`` gives the factors of a weight
+    [F, C, kh, kw] where the caller names none; None: there is no usual choice.
     """
 
     structure: Callable[[Sequence[Size4], Sequence[int]], Structure]
     factorize: Callable[[NDArray[Any], Structure], KroneckerNetwork]
+    max_ranks: Callable[[Structure], Mapping[str, int]]
     usual_sizes: Callable[[Size4], list[Size4]] | None
 
 
@@ -60,6 +61,20 @@ def decompose(
         raise UserInputError("decompose: a structure holds its ranks and sizes; give those only with a method's name")
     structure = method if isinstance(method, Structure) else _structure(method, weight.shape, ranks, sizes)
     return _method(structure.method).factorize(weight, structure)
+
+
+def check_method(structure: Structure) -> None:
+    """Raise UserInputError unless the structure is one that its method makes, at ranks that are of use."""
+    check_structure(structure)
+    method = _method(structure.method)
+    made = method.structure([factor.size for factor in structure.factors], structure.ranks)
+    for index, (given, expected) in enumerate(zip(structure.factors, made.factors, strict=True), 1):
+        if given != expected:
+            raise UserInputError(
+                f"{structure.method}: factor {index} has the rank axes {given.rank_axes!r}, expected "
+                f"{expected.rank_axes!r}: this method has {', '.join(factor.rank_axes for factor in made.factors)}"
+            )
+    check_ranks(structure, method.max_ranks(structure))
 
 
 def _method(name: str) -> Method:
@@ -118,12 +133,12 @@ def _whole_kernel_between_channels(weight_shape: Size4) -> list[Size4]:
 
 
 METHODS: dict[str, Method] = {
-    "gkpd": Method(_gkpd_structure, gkpd, None),
-    "sekron": Method(sekron_structure, sekron, None),
-    "cp": Method(cp_structure, cp, _modes),
-    "tucker": Method(tucker_structure, tucker, _modes_and_core),
-    "tucker2": Method(tucker2_structure, tucker, _kernel_in_core),
-    "tt": Method(tensor_train_structure, tensor_train, _kernel_between_channels),
-    "tr": Method(tensor_ring_structure, tensor_ring, _whole_kernel_between_channels),
+    "gkpd": Method(_gkpd_structure, gkpd, sekron_max_ranks, None),
+    "sekron": Method(sekron_structure, sekron, sekron_max_ranks, None),
+    "cp": Method(cp_structure, cp, cp_max_ranks, _modes),
+    "tucker": Method(tucker_structure, tucker, tucker_max_ranks, _modes_and_core),
+    "tucker2": Method(tucker2_structure, tucker, tucker_max_ranks, _kernel_in_core),
+    "tt": Method(tensor_train_structure, tensor_train, tensor_train_max_ranks, _kernel_between_channels),
+    "tr": Method(tensor_ring_structure, tensor_ring, tensor_ring_max_ranks, _whole_kernel_between_channels),
 }
 """Every method by the name that ``Structure.method`` and the operator's metadata carry."""

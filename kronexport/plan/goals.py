@@ -113,8 +113,8 @@ def check_reachable(goals: Sequence[Goal], survey: Survey, least: dict[str, int]
         limit = budget(goals, name, dense)
         if least[name] > limit:
             raise GoalError(
-                f"--goal: {name} <= {limit:.4g} ({limit / dense:.3f} of dense) cannot be met: the least that the "
-                f"factorizable convolutions allow is {least[name]:.4g} ({least[name] / dense:.3f} of dense)"
+                f"--goal: {name} <= {limit:.4g} ({limit / dense:.3f} of the network's {dense:.4g}) cannot be met: the "
+                f"least that the factorizable convolutions allow is {least[name]:.4g} ({least[name] / dense:.3f})"
             )
 
 

@@ -23,11 +23,13 @@ _SAMPLE_PREFIX = "sample:"
 class LoadedModel:
     """A model in eval mode on the CPU, its floating-point tensors float32.
 
-    ``name`` is the MODEL as it was given. ``sample`` is set for a ``sample:NAME``.
+    ``name`` is the MODEL as it was given, ``weights`` the file that was loaded into it. ``sample`` is set for a
+    ``sample:NAME``.
     """
 
     module: nn.Module
     name: str
+    weights: Path | None = None
     sample: Sample | None = None
 
 
@@ -51,7 +53,7 @@ def load_model(spec: str, weights: Path | None = None) -> LoadedModel:
     if weights is not None:
         load_weights(module, weights)
     check_finite(module, str(weights) if weights is not None else f"MODEL {spec}")
-    return LoadedModel(module, spec, sample)
+    return LoadedModel(module, spec, weights, sample)
 
 
 def copied_model(module: object, place: str) -> nn.Module:

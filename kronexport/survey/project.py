@@ -1,8 +1,7 @@
 """The stage ``survey`` as a whole: all that is known of a model before a target is looked at."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +10,7 @@ from torch import nn
 from kronexport.errors import UserInputError
 from kronexport.records import InputSpec, Survey
 from kronexport.survey.inputs import Predictor, load_calibration, load_evaluator, parse_input
-from kronexport.survey.model import LoadedModel, load_model
+from kronexport.survey.model import LoadedModel
 from kronexport.survey.sites import survey
 
 GOLDEN_BATCHES = 4
@@ -38,9 +37,9 @@ class Project:
 
 
 def load_project(
-    model: str,
+    loaded: LoadedModel,
     *,
-    weights: Path | None,
+    fixed: Collection[str],
     input_text: str | None,
     calibration: str | None,
     mean: Sequence[float] | None,
@@ -49,15 +48,17 @@ def load_project(
     include: Sequence[str],
     exclude: Sequence[str],
 ) -> Project:
-    """Load and look at everything the user named; a sample brings what is not given.
+    """Load and look at everything the user named beside the model; a sample brings what is not given.
+
+    ``loaded`` has all layers dense, ``fixed`` names those that hold factors already; the rest is what the options of
+    their names give.
 
     Raises:
         UserInputError: whatever is wrong with one of them.
     """
-    loaded = load_model(model, weights)
     spec = _input(loaded, input_text)
     images = _calibration(loaded, spec, calibration, mean, std)
-    evaluator, reason = _evaluator(loaded, evaluate, weights)
+    evaluator, reason = _evaluator(loaded, evaluate)
     return Project(
         name=loaded.name,
         module=loaded.module,
@@ -66,7 +67,7 @@ def load_project(
         golden=_golden(images, spec),
         evaluate=evaluator,
         unevaluated=reason,
-        survey=survey(loaded.module, spec, include, exclude),
+        survey=survey(loaded.module, spec, include, exclude, fixed),
     )
 
 
@@ -94,15 +95,13 @@ def _calibration(
     return loaded.sample.calibration()
 
 
-def _evaluator(
-    loaded: LoadedModel, source: str | None, weights: Path | None
-) -> tuple[Callable[[Predictor], float] | None, str]:
+def _evaluator(loaded: LoadedModel, source: str | None) -> tuple[Callable[[Predictor], float] | None, str]:
     if source is not None:
         return load_evaluator(source), ""
     sample = loaded.sample
     if sample is None:
         return None, "no --evaluate was given"
-    score = sample.score if weights is not None else sample.evaluator
+    score = sample.score if loaded.weights is not None else sample.evaluator
     return score, "" if score else "the sample has no trained weights to score, and no --evaluate was given"
 
 

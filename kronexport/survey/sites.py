@@ -5,7 +5,7 @@ A linear layer is a 1x1 convolution in disguise: of an image of one pixel, or of
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from kronexport.errors import UserInputError
 from kronexport.records import ConvGeometry, InputSpec, Pads, Pair, Site, Skipped, Survey
 from kronexport.survey.imports import suggestion
-from kronexport.survey.trace import LayerCall, Trace, trace
+from kronexport.survey.trace import Trace, trace
 
 _IMAGE_RANK = 4
 _ROWS_RANK = 2
@@ -29,7 +29,11 @@ _Layer = _ConvNd | nn.Linear
 
 
 def survey(
-    module: nn.Module, input_spec: InputSpec, include: Sequence[str] = (), exclude: Sequence[str] = ()
+    module: nn.Module,
+    input_spec: InputSpec,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    fixed: Collection[str] = (),
 ) -> Survey:
     """Every convolution of ``module``: the sites in order of execution, and the others with the reason.
 
@@ -40,21 +44,30 @@ def survey(
         input_spec: Its input; sizes and MACs are those of this batch.
         include: ``fnmatch`` patterns on dotted names; a conv that none of them matches is skipped. Empty: all convs.
         exclude: Patterns of layers to skip; they win over ``include``.
+        fixed: Names of layers that hold factors already; they are sites whatever the patterns say.
 
     Returns:
         ``macs`` counts all convolutions (transposed ones too) and matrix products; ``params`` each parameter once.
 
     Raises:
-        UserInputError: the model refuses the input, a pattern matches no layer, or none is left to factorize.
+        UserInputError: the model refuses the input, a pattern matches no layer, none is left to factorize, or a fixed
+            one cannot be a site.
     """
     found = trace(module, input_spec)
     layers = _layers_in_order(module, found)
-    wanted = {name: layer for name, layer in layers.items() if isinstance(layer, _ConvNd) or _matches(name, include)}
-    obstacles = {name: _obstacle(name, layer, found, module) for name, layer in wanted.items()}
-    obstacles |= {name or _WHOLE_MODEL: _loose_reason(count) for name, count in found.loose.items()}
-    obstacles |= dict.fromkeys(_quantized(module), "is quantized; give the model as it was before")
-    _check_patterns((*include, *exclude), list(obstacles | layers))
-    reasons = {name: reason or _not_selected(name, include, exclude) for name, reason in obstacles.items()}
+    wanted = {
+        name: layer
+        for name, layer in layers.items()
+        if isinstance(layer, _ConvNd) or name in fixed or _matches(name, include)
+    }
+    _check_fixed({name: layers[name] for name in fixed}, found, module)
+    reasons = {
+        name: None if name in fixed else _obstacle(name, layer, found, module) or _not_selected(name, include, exclude)
+        for name, layer in wanted.items()
+    }
+    reasons |= {name or _WHOLE_MODEL: _loose_reason(count) for name, count in found.loose.items()}
+    reasons |= dict.fromkeys(_quantized(module), "is quantized; give the model as it was before")
+    _check_patterns((*include, *exclude), list(reasons | layers))
     sites = tuple(_site(name, layers[name], found) for name, reason in reasons.items() if reason is None)
     skipped = tuple(Skipped(name, reason) for name, reason in reasons.items() if reason is not None)
     if not sites:
@@ -96,14 +109,19 @@ def conv_geometry(conv: nn.Conv2d) -> ConvGeometry:
 
 
 def onnx_pads(conv: nn.Conv2d) -> Pads:
-    """Zero padding as (top, left, bottom, right); an odd total of ``padding="same"`` has the larger half at the end."""
+    """Zero padding as (top, left, bottom, right)."""
     if conv.padding == "valid":
         return 0, 0, 0, 0
     if conv.padding == "same":
-        total_h, total_w = (conv.dilation[axis] * (conv.kernel_size[axis] - 1) for axis in (0, 1))
-        return total_h // 2, total_w // 2, total_h - total_h // 2, total_w - total_w // 2
+        return same_pads(_pair(conv.kernel_size), _pair(conv.dilation))
     height, width = (int(size) for size in conv.padding)
     return height, width, height, width
+
+
+def same_pads(kernel: Pair, dilation: Pair) -> Pads:
+    """Those of ``padding="same"``; an odd total has the larger half at the end."""
+    total_h, total_w = (dilation[axis] * (kernel[axis] - 1) for axis in (0, 1))
+    return total_h // 2, total_w // 2, total_h - total_h // 2, total_w - total_w // 2
 
 
 def _layers_in_order(module: nn.Module, found: Trace) -> dict[str, _Layer]:
@@ -150,13 +168,22 @@ def _pair(sizes: Sequence[int]) -> Pair:
 
 def _obstacle(name: str, layer: _Layer, found: Trace, module: nn.Module) -> str | None:
     """The first reason why ``layer`` cannot be replaced by a factorized one; None if there is none."""
-    least = _ROWS_RANK if isinstance(layer, nn.Linear) else _IMAGE_RANK
     return (
         _kind_obstacle(layer)
         or _weight_obstacle(name, layer, module)
-        or _use_obstacle(name, found.calls.get(name, []), found, least)
+        or _use_obstacle(name, layer, found)
         or _place_obstacle(name, layer, module)
     )
+
+
+def _check_fixed(layers: Mapping[str, _Layer], found: Trace, module: nn.Module) -> None:
+    """Refuse a layer with factors in a place where they cannot stay."""
+    for name, layer in layers.items():
+        reason = _use_obstacle(name, layer, found) or _place_obstacle(name, layer, module)
+        if reason is not None:
+            raise UserInputError(
+                f"MODEL: {name}: holds factors, and {reason}; expected one call in a forward, by one module, on a batch"
+            )
 
 
 def _kind_obstacle(layer: _Layer) -> str | None:
@@ -196,7 +223,9 @@ def _has_hooks(layer: _Layer) -> bool:
     return bool(layer._forward_hooks or layer._forward_pre_hooks)  # noqa: SLF001  # torch has no public way to ask
 
 
-def _use_obstacle(name: str, calls: Sequence[LayerCall], found: Trace, least_rank: int) -> str | None:
+def _use_obstacle(name: str, layer: _Layer, found: Trace) -> str | None:
+    calls = found.calls.get(name, [])
+    least_rank = _ROWS_RANK if isinstance(layer, nn.Linear) else _IMAGE_RANK
     if name in found.read_outside:
         return "its weight is used outside its own call, by other code or through conv.forward(...)"
     if not calls:

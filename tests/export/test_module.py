@@ -162,3 +162,41 @@ def test_a_model_that_cannot_be_traced_is_a_user_error() -> None:
 
     with pytest.raises(UserInputError, match="cannot trace Branching"):
         export_onnx(Branching(), InputSpec("x", (1, 3, 4, 4)))
+
+
+@pytest.mark.filterwarnings("ignore:Using padding:UserWarning")  # torch notes that it copies the input
+@settings(max_examples=40, deadline=None)
+@given(layers())
+def test_the_dense_layer_computes_the_same(layer: Layer) -> None:
+    """Wherever nn.Conv2d has such pads; else the message says which pads these are."""
+    module = KroneckerConv2d(layer.network, layer.geometry, torch.ones(layer.network.structure.weight_shape[0]))
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal(layer.input_shape).astype(np.float32))
+    top, left, bottom, right = layer.geometry.pads
+    try:
+        dense = module.dense_layer()
+    except UserInputError as error:
+        assert (top, left) != (bottom, right)
+        assert f"pads {layer.geometry.pads} (top, left, bottom, right)" in str(error)  # noqa: PT017  one of two ways
+    else:
+        expected = module(x)
+        torch.testing.assert_close(dense(x), expected, rtol=1e-4, atol=1e-4 * float(expected.detach().abs().max()))
+
+
+@pytest.mark.filterwarnings("ignore:Using padding:UserWarning")  # torch notes that it copies the input
+def test_the_dense_layer_of_a_replaced_conv_is_like_the_conv() -> None:
+    """Padding "same" of an even kernel, type, mode and the seed of others, which stays untouched."""
+    conv = nn.Conv2d(6, 8, (2, 4), padding="same", bias=False).double().eval()
+    module = KroneckerConv2d.from_conv(conv, gkpd_structure((4, 2, 2, 1), (2, 3, 1, 4), 16))
+    torch.manual_seed(1)
+    dense = module.dense_layer()
+    seeded = torch.rand(1)
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(1), seeded)
+    x = torch.randn(2, 6, 7, 7, dtype=torch.float64)
+    torch.testing.assert_close(dense(x), conv(x))
+    assert dense.bias is None
+    assert not dense.training
+    linear = nn.Linear(6, 4)
+    network = decompose(linear.weight.detach().numpy()[:, :, None, None], gkpd_structure((4, 1, 1, 1), (1, 6, 1, 1), 4))
+    x = torch.randn(2, 3, 6)
+    torch.testing.assert_close(KroneckerLinear.replacing(linear, network).dense_layer()(x), linear(x))

@@ -7,7 +7,14 @@ from torch import nn
 
 from kronexport.errors import UserInputError
 from kronexport.export.module import KroneckerConv2d, KroneckerLinear
-from kronexport.export.replace import factorized, kronecker_modules, site_weights, weight_errors, with_networks
+from kronexport.export.replace import (
+    factorized,
+    kronecker_modules,
+    site_weights,
+    weight_errors,
+    with_networks,
+    without_factors,
+)
 from kronexport.factorize.calibrate import Calibration
 from kronexport.factorize.gkpd import gkpd, gkpd_structure
 
@@ -150,3 +157,25 @@ def test_a_network_of_another_weight_is_refused(model: nn.Module) -> None:
         UserInputError, match=r"1\.1: the factors make a weight \(6, 4, 3, 3\), the layer's is \(4, 6, 1, 1\)"
     ):
         with_networks(model, {"1.1": network})
+
+
+def test_factors_are_taken_out_and_put_back(model: nn.Module) -> None:
+    """The dense network computes the same; what is put back is the model that was."""
+    replaced = factorized(model, STRUCTURES, None, silent)
+    x = torch.randn(2, 4, 8, 8)
+    expected = replaced(x)
+    dense, networks = without_factors(replaced)
+    assert list(networks) == ["0"]
+    assert kronecker_modules(dense) == {}
+    torch.testing.assert_close(dense(x), expected)
+    again = with_networks(dense, networks)
+    assert torch.equal(again(x), expected)
+    assert weight_errors(dense, again) == {"0": 0.0}
+
+
+def test_a_layer_under_two_names_is_one_dense_layer(model: nn.Module) -> None:
+    replaced = factorized(model, STRUCTURES, None, silent)
+    shared = nn.ModuleDict({"a": replaced.get_submodule("0"), "b": replaced})
+    dense, networks = without_factors(shared)
+    assert list(networks) == ["a"]
+    assert dense.get_submodule("a") is dense.get_submodule("b.0")

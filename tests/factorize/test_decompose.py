@@ -1,5 +1,6 @@
 """``decompose``: one contract that every method keeps, and errors that say what to do."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 
 import kronexport
 from kronexport.errors import UserInputError
-from kronexport.factorize.decompose import METHODS, decompose
+from kronexport.factorize.decompose import METHODS, check_method, decompose
 from kronexport.factorize.network import KroneckerNetwork, relative_error
 from kronexport.factorize.tensor import Size4
 from kronexport.records import Structure
@@ -178,3 +179,19 @@ def test_ranks_that_are_no_integers(ranks: Any) -> None:
 def test_sizes_that_are_no_integers(size: Any) -> None:
     with pytest.raises(UserInputError, match=r"size: got .*expected a sequence of integers"):
         decompose(np.ones((8, 8, 3, 3)), "gkpd", (2,), [size, (2, 2, 3, 3)])
+
+
+@each_structure
+def test_a_structure_is_checked_without_its_weight(structure: Structure) -> None:
+    """Ranks beyond use, rank axes of another method and too few ranks are refused, the structure itself is not."""
+    check_method(structure)
+    first, *others = structure.factors
+    letters = "".join(sorted(structure.rank_sizes))
+    for wrong in (
+        replace(structure, ranks=(10_000, *structure.ranks[1:])),
+        replace(structure, ranks=structure.ranks[1:]),
+        replace(structure, factors=(replace(first, rank_axes=letters[::-1] + "z"), *others)),
+        replace(structure, method="svd"),
+    ):
+        with pytest.raises(UserInputError):
+            check_method(wrong)

@@ -81,5 +81,5 @@ def test_the_tightest_goal_is_the_budget() -> None:
 def test_an_unreachable_goal_says_what_is_reachable() -> None:
     """GoalError (exit 5) with the least that any plan reaches."""
     survey = Survey((), (), 1000, 8000)
-    with pytest.raises(GoalError, match=r"params <= 100 .* the least .* is 200 \(0.200 of dense\)"):
+    with pytest.raises(GoalError, match=r"params <= 100 .* the least .* is 200 \(0.200\)"):
         check_reachable([parse_goal("params<=0.1")], survey, {"params": 200, "macs": 100})

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from kronexport.errors import UserInputError
+from kronexport.survey.model import load_model
 from kronexport.survey.project import GOLDEN_BATCHES, Project, load_project
 
 NETWORK = """
@@ -25,8 +26,9 @@ def file(tmp_path: Path) -> Path:
 
 
 def load(model: str, **given: Any) -> Project:
-    options: dict[str, Any] = dict.fromkeys(("weights", "input_text", "calibration", "mean", "std", "evaluate"))
-    return load_project(model, **{**options, "include": (), "exclude": (), **given})
+    options: dict[str, Any] = dict.fromkeys(("input_text", "calibration", "mean", "std", "evaluate"))
+    loaded = load_model(model, given.pop("weights", None))
+    return load_project(loaded, **{**options, "include": (), "exclude": (), "fixed": (), **given})
 
 
 def test_a_users_model_needs_its_input(file: Path) -> None:

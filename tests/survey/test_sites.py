@@ -427,3 +427,28 @@ def test_a_scalar_output_is_refused() -> None:
 
     with pytest.raises(UserInputError, match="returned a scalar; expected outputs whose first axis is the batch"):
         survey(Mean(), InputSpec("input", (1, 3, 8, 8)))
+
+
+# --- layers that hold factors ---------------------------------------------------------------------------------------
+
+
+def test_fixed_layers_are_sites_whatever_the_patterns_say() -> None:
+    """A depthwise one and a linear one too, in order of execution."""
+    net = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 5)).eval()
+    found = survey(net, SPEC, ("1",), ("0",), ("3", "0"))
+    assert [site.name for site in found.sites] == ["0", "1", "3"]
+    assert found.skipped == ()
+
+
+@pytest.mark.parametrize(
+    ("run", "says"),
+    [
+        (lambda net, x: net.part(net.part(x)), "is called 2 times in one forward"),
+        (lambda _net, x: x, "is never called in forward"),
+        (lambda net, x: net.part(x) + net.part.weight.sum(), "its weight is used outside its own call"),
+    ],
+)
+def test_a_fixed_layer_in_a_place_where_it_cannot_stay(run: Callable[[Net, Tensor], Tensor], says: str) -> None:
+    net = Net(run, part=nn.Conv2d(4, 4, 3, padding=1)).eval()
+    with pytest.raises(UserInputError, match=f"MODEL: part: holds factors, and {says}"):
+        survey(net, SPEC, fixed=("part",))

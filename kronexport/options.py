@@ -1,0 +1,22 @@
+"""The options that several commands have, as typer takes them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_GOAL_HELP = "latency, params, macs, size, memory or accuracy_drop, then <=NUMBER[UNIT]; repeat for several."
+
+Model = Annotated[
+    str | None, typer.Argument(help="sample:NAME, pkg.mod:factory or path/file.py:factory.", metavar="MODEL")
+]
+Weights = Annotated[Path | None, typer.Option(help="State dict: .safetensors .pt .pth .th .npz")]
+Input = Annotated[str | None, typer.Option("--input", help="[NAME=]1x3x224x224")]
+Target = Annotated[list[str] | None, typer.Option(help="Target or alias; repeat for several.")]
+Goal = Annotated[list[str] | None, typer.Option(help=_GOAL_HELP)]
+Include = Annotated[list[str] | None, typer.Option(help="Factorize only layers that match: layer3.*")]
+Exclude = Annotated[list[str] | None, typer.Option(help="Leave sites that match dense: *.conv1")]
+Config = Annotated[Path | None, typer.Option(help="build.toml; keys are the long flag names.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE over the config: measure.seconds=10")]
+Threads = Annotated[int | None, typer.Option(help="Runtime threads; default: the target's.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]

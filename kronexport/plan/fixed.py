@@ -1,0 +1,82 @@
+"""Sites whose factors are given: only their lowering is chosen, and the others are planned around them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from kronexport.backends.profile import TargetProfile
+from kronexport.factorize.scan import ErrorScan
+from kronexport.lower.forms import Form, generate_forms
+from kronexport.plan.choose import dense_plan, make_plan
+from kronexport.plan.goals import Goal
+from kronexport.plan.roofline import FLOAT_BYTES, form_seconds
+from kronexport.records import Plan, ProgressCallback, Site, SitePlan, Structure, Survey
+
+
+def plan_around(
+    survey: Survey,
+    fixed: Mapping[str, Structure],
+    *,
+    scan: ErrorScan,
+    goals: Sequence[Goal],
+    profile: TargetProfile,
+    progress: ProgressCallback,
+) -> Plan:
+    """Each fixed site in its fastest form by the roofline; the others dense, or by the goals if there are any.
+
+    Goals are those of the whole network, to which the fixed sites count with what they cost; one on latency is asked
+    of the other sites alone.
+
+    Args:
+        survey: sites as if all were dense, and the dense network's params and MACs.
+        fixed: the structure of some of the sites; their error is 0.
+        scan: weight errors of the other sites; not looked at without goals.
+        goals: none: no other site is factorized.
+        profile: whose roofline ranks the forms.
+        progress: told (stage, done, total) site by site.
+
+    Raises:
+        GoalError: no choice for the other sites meets the goals; the message says the least that is reachable.
+    """
+    kept = {site.name: keep(site, fixed[site.name], profile) for site in survey.sites if site.name in fixed}
+    rest = _rest(survey, kept)
+    if goals and rest.sites:
+        others = make_plan(rest, scan, [_absolute(goal, survey) for goal in goals], profile, progress)
+    else:
+        others = dense_plan(rest, profile)
+    choices = kept | {choice.site: choice for choice in others.sites}
+    return Plan(profile.name, tuple(choices[site.name] for site in survey.sites), "roofline")
+
+
+def keep(site: Site, structure: Structure, profile: TargetProfile) -> SitePlan:
+    """The site with its own factors, in the form that the roofline puts first; ``dense`` is one of them."""
+    return planned(site, fastest_form(site, structure, profile), 0.0)
+
+
+def fastest_form(site: Site, structure: Structure, profile: TargetProfile) -> Form:
+    """The form of least time by the target's roofline."""
+    forms = generate_forms(structure, site.geometry, site.input_size)
+    return min(forms, key=lambda form: form_seconds(form, profile))
+
+
+def planned(site: Site, form: Form, rel_error: float | None) -> SitePlan:
+    """The site factorized as the form says."""
+    params = form.structure.params + (site.out_channels if site.has_bias else 0)
+    return SitePlan(site.name, form.structure, form.name, params, form.macs * site.batch, rel_error)
+
+
+def _rest(survey: Survey, kept: Mapping[str, SitePlan]) -> Survey:
+    """The sites that are not kept, of a network in which the kept ones cost what they do."""
+    saved = {
+        name: sum(getattr(site, name) - getattr(kept[site.name], name) for site in survey.sites if site.name in kept)
+        for name in ("params", "macs")
+    }
+    sites = tuple(site for site in survey.sites if site.name not in kept)
+    return replace(survey, sites=sites, params=survey.params - saved["params"], macs=survey.macs - saved["macs"])
+
+
+def _absolute(goal: Goal, survey: Survey) -> Goal:
+    """A ratio to the dense network as elements or bytes: the network that is planned is not the dense one."""
+    dense = {"params": survey.params, "macs": survey.macs, "size": survey.params * FLOAT_BYTES}
+    if goal.scale is not None or goal.name not in dense:
+        return goal
+    return replace(goal, number=goal.number * dense[goal.name], scale=1.0)

@@ -1,0 +1,89 @@
+"""Sites whose factors are given: the fastest form for them, and goals that the other sites have to meet."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from kronexport.backends.profile import TargetProfile, load_target
+from kronexport.errors import GoalError
+from kronexport.factorize.gkpd import gkpd_structure
+from kronexport.factorize.scan import ErrorScan
+from kronexport.lower.forms import generate_forms
+from kronexport.plan.choose import dense_plan
+from kronexport.plan.fixed import keep, plan_around
+from kronexport.plan.goals import parse_goal
+from kronexport.plan.roofline import form_seconds
+from kronexport.records import Plan, silent
+from tests.plan.samples import site, surveyed
+
+FIRST, SECOND = site("first", 64, 64), site("second", 64, 48)
+SURVEY = surveyed(FIRST, SECOND)
+LEAN = gkpd_structure((64, 1, 1, 1), (1, 64, 3, 3), 8)
+
+
+@pytest.fixture(scope="module")
+def profile() -> TargetProfile:
+    return load_target("cpu")
+
+
+def plan(profile: TargetProfile, *goals: str) -> Plan:
+    weight = np.random.default_rng(0).standard_normal(SECOND.weight_shape)
+    asked = list(map(parse_goal, goals))
+    return plan_around(
+        SURVEY, {"first": LEAN}, scan=ErrorScan({"second": weight}), goals=asked, profile=profile, progress=silent
+    )
+
+
+def total(found: Plan, name: str) -> int:
+    return 1000 + sum(int(getattr(choice, name)) for choice in found.sites)
+
+
+def test_without_goals_only_the_form_is_chosen(profile: TargetProfile) -> None:
+    """The fastest by the roofline; the other site stays dense."""
+    first, second = plan(profile).sites
+    times = {form.name: form_seconds(form, profile) for form in generate_forms(LEAN, FIRST.geometry, (14, 14))}
+    assert first.lowering == min(times, key=lambda name: times[name])
+    assert (first.structure, first.params, first.rel_error) == (LEAN, LEAN.params + 64, 0.0)
+    assert second == dense_plan(SURVEY, profile).sites[1]
+
+
+def test_dense_is_a_form_of_factors_that_do_not_pay(profile: TargetProfile) -> None:
+    full = gkpd_structure((64, 1, 1, 1), (1, 64, 3, 3), 64)
+    assert keep(FIRST, full, profile).lowering == "dense"
+
+
+@pytest.mark.parametrize("goals", [("params<=0.3",), ("macs<=0.3",), ("params<=20k",), ("params<=0.4", "macs<=0.35")])
+def test_goals_are_those_of_the_whole_network(profile: TargetProfile, goals: Sequence[str]) -> None:
+    """A ratio is one to the dense network, although the fixed site is smaller already."""
+    found = plan(profile, *goals)
+    assert found.sites[0].structure == LEAN
+    assert found.sites[1].structure is not None
+    for goal in map(parse_goal, goals):
+        limit = goal.number * (getattr(SURVEY, goal.name) if goal.scale is None else goal.scale)
+        assert total(found, goal.name) <= limit
+
+
+def test_a_goal_that_the_fixed_sites_meet_leaves_the_others_dense(profile: TargetProfile) -> None:
+    assert list(plan(profile, "params<=0.7", "size<=0.9").structures) == ["first"]
+
+
+def test_a_goal_out_of_reach_says_the_least_of_the_whole_network(profile: TargetProfile) -> None:
+    """To which the fixed site counts as it is."""
+    with pytest.raises(GoalError, match=r"cannot be met: the least that .* allow is \d+") as caught:
+        plan(profile, "params<=0.05")
+    least = int(str(caught.value).partition("allow is ")[2].partition(" ")[0])
+    assert least > 1000 + LEAN.params
+
+
+def test_a_network_whose_sites_are_all_fixed_is_judged_later(profile: TargetProfile) -> None:
+    """There is nothing to plan, whatever the goal."""
+    found = plan_around(
+        surveyed(FIRST),
+        {"first": LEAN},
+        scan=ErrorScan({}),
+        goals=[parse_goal("params<=0.001")],
+        profile=profile,
+        progress=silent,
+    )
+    assert found.structures == {"first": LEAN}
