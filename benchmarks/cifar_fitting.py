@@ -8,7 +8,7 @@ accuracy is on all 10,000 test images. Finished rows are read from FOLDER, so th
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,14 +18,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from benchmarks.ladders import LADDERS, ladder_candidates
-from benchmarks.planning import MEASURES, gkpd_candidates, least_error_plan, network_budget, network_reduction
+from benchmarks.ladders import CANDIDATES
+from benchmarks.planning import MEASURES, least_error_plan, network_budget, network_reduction
 from benchmarks.table import Rows, heading
 from kronexport.errors import GoalError
 from kronexport.export.replace import factorized
 from kronexport.factorize.calibrate import Calibration
 from kronexport.plan.candidates import Candidate
-from kronexport.records import InputSpec, Site, Survey
+from kronexport.records import InputSpec, Survey
 from kronexport.survey.sites import survey
 from kronexport.survey.weights import load_weights
 from sample_models import cifar10
@@ -34,11 +34,6 @@ from sample_models.cifar_resnet import CifarResNet
 FACTORS = (1.6, 2.2, 3.0)
 CALIBRATION_IMAGES = 512
 COLUMNS = ("method", "asked", "fewer params", "fewer MACs", "SVD or its like %", "fitted %", "fitting s")
-CANDIDATES: dict[str, Callable[[nn.Module, Sequence[Site]], list[list[Candidate]]]] = {
-    "gkpd": gkpd_candidates,
-    **{method: partial(ladder_candidates, method=method) for method in LADDERS},
-}
-"""What a site may become, by method."""
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,17 @@
 """The structures of each method that a plan may choose among: its usual factors at a ladder of ranks.
 
-Ranks are parts of the channels, so that all layers have the same ladder. GKPD has none here: the planner of the
-product knows all of its structures and ranks.
+Ranks are parts of the channels, so that all layers have the same ladder. GKPD has none: the planner of the product
+knows all of its structures and ranks.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from torch import nn
 
-from benchmarks.planning import TARGET
+from benchmarks.planning import TARGET, gkpd_candidates
 from kronexport.backends.profile import load_target
 from kronexport.export.replace import site_weights
 from kronexport.factorize.cp import cp_max_ranks
@@ -133,3 +133,9 @@ LADDERS: dict[str, Ladder] = {
     "cp": Ladder(_cp, cp_max_ranks),
 }
 """By the method's name."""
+
+CANDIDATES: dict[str, Callable[[nn.Module, Sequence[Site]], list[list[Candidate]]]] = {
+    "gkpd": gkpd_candidates,
+    **{method: partial(ladder_candidates, method=method) for method in LADDERS},
+}
+"""What each site of a model may become, by method."""

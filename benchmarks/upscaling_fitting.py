@@ -1,15 +1,16 @@
-"""UpResNet10 (x2 super-resolution) by GKPD: SVD against factors fitted without labels, no training.
+"""UpResNet10 (x2 super-resolution) by each method: SVD or its like against factors fitted without labels.
 
     python -m benchmarks.upscaling_fitting --weights upresnet10.npz --photos FOLDER --out FOLDER
 
-Scored by the PSNR of RGB on the lossless photographs (PNG), scaled to half their size (bicubic) and back by the
-network. Calibrated on tiles of other photographs (JPEG), scaled to half. Finished rows are read from --out.
+No training. Scored by the PSNR of RGB on the lossless photographs (PNG), scaled to half their size (bicubic) and back
+by the network. Calibrated on tiles of other photographs (JPEG), scaled to half. Finished rows are read from --out.
 """
 
 import argparse
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +20,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from benchmarks.ladders import CANDIDATES
 from benchmarks.photos import pixels_of, read_photo
-from benchmarks.planning import MEASURES, gkpd_candidates, least_error_plan, network_budget, network_reduction
+from benchmarks.planning import MEASURES, least_error_plan, network_budget, network_reduction
 from benchmarks.table import Rows, heading
 from benchmarks.upresnet10 import MARGIN, load_upresnet10
 from kronexport.export.replace import factorized
 from kronexport.factorize.calibrate import Calibration
-from kronexport.records import InputSpec
+from kronexport.plan.candidates import Candidate
+from kronexport.records import InputSpec, Survey
 from kronexport.survey.sites import survey
 
 NAMES = ("astronaut", "chelsea", "coffee")
@@ -85,28 +88,40 @@ def calibration_tiles(photos: Path) -> NDArray[np.float32]:
     return _tensor(tiles).numpy()
 
 
-def print_rows(model: nn.Module, photos: Sequence[Photo], tiles: NDArray[np.float32], rows: Rows) -> None:
-    """Bicubic, dense, SVD, fitted."""
-    found = survey(model, InputSpec("input", (1, 3, TILE, TILE)))
-    plan = least_error_plan(found.sites, gkpd_candidates(model, found.sites), network_budget(found, 2.0))
-    sizes = [f"{network_reduction(found, plan, name):.2f}x" for name in MEASURES]
+@dataclass(frozen=True)
+class Setting:
+    """What all rows have in common: the photographs are scored on, the tiles fitted to."""
 
-    def scores(upscale: Upscaler) -> list[str]:
-        found = [photo.psnr(upscale) for photo in photos]
+    model: nn.Module
+    found: Survey
+    photos: Sequence[Photo]
+    tiles: NDArray[np.float32]
+
+    def scores(self, upscale: Upscaler) -> list[str]:
+        """PSNR by photograph, and the mean."""
+        found = [photo.psnr(upscale) for photo in self.photos]
         return [f"{one:.2f}" for one in (*found, sum(found) / len(found))]
 
-    def fitted() -> list[str]:
+    def row(self, name: str, calibration: Calibration | None, candidates: Sequence[Sequence[Candidate]]) -> list[str]:
+        """One row: half the params and MACs, factors fitted or (no calibration) of the weights alone."""
+        plan = least_error_plan(self.found.sites, candidates, network_budget(self.found, 2.0))
+        sizes = [f"{network_reduction(self.found, plan, name):.2f}x" for name in MEASURES]
         started = time.monotonic()
-        network = factorized(model, plan.structures, Calibration(tiles, 1), _quiet)
-        took = time.monotonic() - started
-        return ["fitted", *sizes, *scores(by_network(network)), f"{took:.0f}"]
+        network = factorized(self.model, plan.structures, calibration, _quiet)
+        took = f"{time.monotonic() - started:.0f}" if calibration else ""
+        return [name, *sizes, *self.scores(by_network(network)), took]
 
-    rows.print("bicubic", lambda: ["no network, bicubic", "", "", *scores(bicubic), ""])
-    rows.print("dense", lambda: ["dense", "1.00x", "1.00x", *scores(by_network(model)), ""])
-    rows.print(
-        "svd", lambda: ["SVD", *sizes, *scores(by_network(factorized(model, plan.structures, None, _quiet))), ""]
-    )
-    rows.print("fitted", fitted)
+
+def print_rows(setting: Setting, methods: Sequence[str], rows: Rows) -> None:
+    """Bicubic, dense, then each method by its weight alone and fitted."""
+    rows.print("bicubic", lambda: ["no network, bicubic", "", "", *setting.scores(bicubic), ""])
+    rows.print("dense", lambda: ["dense", "1.00x", "1.00x", *setting.scores(by_network(setting.model)), ""])
+    for method in methods:
+        ways = {f"{method}, weights alone": None, f"{method}, fitted": Calibration(setting.tiles, 1)}
+        missing = any(name not in rows for name in ways)
+        candidates = CANDIDATES[method](setting.model, setting.found.sites) if missing else []
+        for name, calibration in ways.items():
+            rows.print(name, partial(setting.row, name, calibration, candidates))
 
 
 def _tensor(images: Sequence[Image.Image]) -> Tensor:
@@ -124,11 +139,15 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True, help="upresnet10.npz")
     parser.add_argument("--photos", type=Path, required=True, help="folder of photographs")
     parser.add_argument("--out", type=Path, required=True, help="folder of finished rows")
+    parser.add_argument("--methods", nargs="+", default=["gkpd", "cp"], choices=list(CANDIDATES))
     args = parser.parse_args()
     columns = ("factors", "fewer params", "fewer MACs", *(f"{name} dB" for name in NAMES), "mean dB", "fitting s")
     print(heading(f"{TILES} tiles of {TILE} x {TILE} from JPEG photographs", columns), flush=True)
     photos = [Photo.read(args.photos / f"{name}.png") for name in NAMES]
-    print_rows(load_upresnet10(args.weights), photos, calibration_tiles(args.photos), Rows(args.out / "rows.json"))
+    model = load_upresnet10(args.weights)
+    found = survey(model, InputSpec("input", (1, 3, TILE, TILE)))
+    setting = Setting(model, found, photos, calibration_tiles(args.photos))
+    print_rows(setting, args.methods, Rows(args.out / "rows.json"))
 
 
 if __name__ == "__main__":

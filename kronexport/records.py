@@ -19,6 +19,9 @@ def silent(_stage: str, _done: int, _total: int) -> None:
 
 Precision = Literal["fp32", "fp16", "int8"]
 
+Activation = Literal["Relu"]
+"""An ONNX operator of one input and no attributes that runtimes fuse into the Conv before it."""
+
 Pair = tuple[int, int]
 Pads = tuple[int, int, int, int]
 """Zero padding in ONNX order: top, left, bottom, right."""
@@ -54,7 +57,8 @@ class Site:
     """One convolution that can be factorized: W of ``weight_shape`` at one place of the network.
 
     ``batch`` is the size of the first axis that the conv sees; ``macs`` are those of the dense conv at the surveyed
-    input, the batch included; ``share`` is their part of the whole network's.
+    input, the batch included; ``share`` is their part of the whole network's. ``has_norm``: a BatchNorm alone reads
+    the output; ``activation``: what alone reads the output, or the norm's, if runtimes fuse it into a Conv.
     """
 
     name: str
@@ -68,6 +72,8 @@ class Site:
     params: int
     macs: int
     share: float
+    has_norm: bool = False
+    activation: Activation | None = None
 
     @property
     def weight_shape(self) -> tuple[int, int, int, int]:
@@ -174,13 +180,17 @@ class SitePlan:
     rel_error: float | None
 
 
+Basis = Literal["roofline", "measured"]
+"""What the seconds of forms rest on."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """One choice a site, for one target. ``basis`` says what the choice of lowerings rests on; given: on the user."""
 
     target: str
     sites: tuple[SitePlan, ...]
-    basis: Literal["roofline", "measured", "given"]
+    basis: Basis | Literal["given"]
 
     @property
     def structures(self) -> dict[str, Structure]:

@@ -12,12 +12,14 @@ scaled to a unit diagonal and a tiny proximal term, so that a singular N does no
 
 import math
 import string
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from opt_einsum import contract_expression
 
 from kronexport.errors import UserInputError
 from kronexport.factorize.network import KroneckerNetwork, relative_error
@@ -96,15 +98,7 @@ def _refined(weight: NDArray[Any], network: KroneckerNetwork, sweeps: int) -> Kr
     return refined if ends_at < starts_at else network
 
 
-@dataclass(frozen=True, slots=True)
-class _Contraction:
-    """An einsum whose order of contraction, ``path``, was searched for once."""
-
-    equation: str
-    path: list[Any]
-
-    def __call__(self, *operands: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.asarray(np.einsum(self.equation, *operands, optimize=self.path))
+_Contraction = Callable[..., NDArray[np.float64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,11 +163,19 @@ def _problem(structure: Structure, index: int) -> _Problem:
     )
 
 
-def _contraction(operands: list[str], output: str, sizes: dict[str, int]) -> _Contraction:
-    """The cheapest order by multiplications; an axis without a size is 1 long."""
-    equation = f"{','.join(operands)}->{output}"
-    shapes = [np.broadcast_to(0.0, [sizes.get(axis, 1) for axis in axes]) for axes in operands]
-    return _Contraction(equation, np.einsum_path(equation, *shapes, optimize="optimal")[0])
+def _contraction(operands: list[str], output: str, sizes: Mapping[str, int]) -> _Contraction:
+    """In the cheapest order, searched for once, by torch: it multiplies matrices where numpy loops over a rank axis.
+
+    An axis without a size is 1 long.
+    """
+    shapes = [tuple(sizes.get(axis, 1) for axis in axes) for axes in operands]
+    expression = contract_expression(f"{','.join(operands)}->{output}", *shapes, optimize="optimal")
+
+    def contracted(*given: NDArray[np.float64]) -> NDArray[np.float64]:
+        found: NDArray[np.float64] = expression(*map(torch.from_numpy, given), backend="torch").numpy()
+        return found
+
+    return contracted
 
 
 def _balanced(cores: Cores) -> Cores:

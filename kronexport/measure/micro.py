@@ -7,7 +7,7 @@ depend on them, so models that differ in nothing else are one, and share one key
 
 import functools
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import onnx_ir as ir
@@ -21,11 +21,9 @@ from kronexport.lower.emit import Emitter
 from kronexport.lower.forms import Form, generate_forms
 from kronexport.lower.lowering import lower
 from kronexport.lower.opset import IR_VERSIONS
-from kronexport.records import ConvGeometry, InputSpec, Pair
+from kronexport.records import Activation, ConvGeometry, InputSpec, Pair
 
 INPUT: Final = "x"
-Activation = Literal["Relu"]
-"""An operator of one input and no attributes that runtimes fuse into the Conv before it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from kronexport.lower.forms import DENSE
 from kronexport.plan.candidates import Candidate, all_candidates
 from kronexport.plan.goals import DEFAULT_GOALS, Goal, budget, check_reachable, parse_goal
 from kronexport.plan.roofline import FLOAT_BYTES
-from kronexport.records import Plan, ProgressCallback, Site, SitePlan, Survey
+from kronexport.records import Basis, Plan, ProgressCallback, Site, SitePlan, Survey
 
 MILLISECONDS = 1e3
 """In a second: goals on latency are in milliseconds."""
@@ -52,16 +52,25 @@ def make_plan(
         GoalError: no choice meets the goals; the message says the least that is reachable.
     """
     candidates = all_candidates(survey.sites, scan, profile, progress)
+    return plan_of(survey, choose(survey, candidates, goals), profile, "roofline")
+
+
+def choose(survey: Survey, candidates: Sequence[Sequence[Candidate]], goals: Sequence[Goal]) -> list[Candidate]:
+    """One of each site's candidates: as ``make_plan``, whatever their seconds rest on.
+
+    Raises:
+        GoalError: no choice meets the goals on params, MACs and size; the message says the least that is reachable.
+    """
     check_reachable(goals, survey, {name: _least(survey, candidates, name) for name in ("params", "macs")})
     limits = _limits(survey, goals, candidates)
     paying = [[candidate for candidate in options if candidate.pays] for options in candidates]
     for options in (paying, candidates):
         with suppress(GoalError):
-            return _plan(survey, profile, solve(options, limits))
-    # time is an estimate, which only steers: whether a goal on latency is met, measurement says
+            return solve(options, limits)
+    # the sites' seconds only steer: whether a goal on latency is met, the finished network says
     firm = {name: limit for name, limit in limits.items() if name != "seconds"}
     least: Literal["seconds", "cubed_error"] = "seconds" if "seconds" in limits else "cubed_error"
-    return _plan(survey, profile, solve(candidates, firm, minimize=least))
+    return solve(candidates, firm, minimize=least)
 
 
 def dense_plan(survey: Survey, profile: TargetProfile) -> Plan:
@@ -70,8 +79,9 @@ def dense_plan(survey: Survey, profile: TargetProfile) -> Plan:
     return Plan(profile.name, tuple(choices), "roofline")
 
 
-def _plan(survey: Survey, profile: TargetProfile, chosen: Sequence[Candidate]) -> Plan:
-    return Plan(profile.name, tuple(map(_site_plan, survey.sites, chosen)), "roofline")
+def plan_of(survey: Survey, chosen: Sequence[Candidate], profile: TargetProfile, basis: Basis) -> Plan:
+    """The plan that takes ``chosen``, one candidate a site."""
+    return Plan(profile.name, tuple(map(_site_plan, survey.sites, chosen)), basis)
 
 
 def _limits(survey: Survey, goals: Sequence[Goal], candidates: Sequence[Sequence[Candidate]]) -> dict[str, float]:

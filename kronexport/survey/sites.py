@@ -148,6 +148,8 @@ def _site(name: str, layer: _Layer, found: Trace) -> Site:
         params=sum(parameter.numel() for parameter in layer.parameters()),
         macs=macs,
         share=macs / found.macs,
+        has_norm=name in found.normed,
+        activation="Relu" if name in found.activated else None,
     )
 
 

@@ -19,6 +19,8 @@ from kronexport.survey.imports import call_user
 
 _SEED = 0
 _FLOPS_PER_MAC = 2
+_NORMS = {torch.ops.aten.native_batch_norm, torch.ops.aten._native_batch_norm_legit_no_training}  # noqa: SLF001  # so named
+_RELUS = {torch.ops.aten.relu, torch.ops.aten.relu_}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +38,16 @@ class Trace:
     ``calls`` holds the calls of each conv and linear module by its name, in order of their first execution. ``loose``
     counts the convolutions by the name of the innermost module (``""`` is the model) when they belong to no conv
     module's own call; ``read_outside`` names the conv and linear modules whose weight something else than their own
-    call used. ``macs`` are those of all convolutions and matrix products, for the whole batch.
+    call used. ``normed`` and ``activated`` name the layers whose output goes through a BatchNorm, and behind that, if
+    there is one, through a ReLU, and nowhere else. ``macs`` are those of all convolutions and matrix products, for the
+    whole batch.
     """
 
     calls: dict[str, list[LayerCall]] = field(default_factory=lambda: defaultdict(list))
     loose: Counter[str] = field(default_factory=Counter)
     read_outside: set[str] = field(default_factory=set)
+    normed: set[str] = field(default_factory=set)
+    activated: set[str] = field(default_factory=set)
     macs: int = 0
 
 
@@ -62,7 +68,43 @@ def trace(module: nn.Module, input_spec: InputSpec) -> Trace:
         output = call_user(module, images, doing=f"--input {shape}: the model refuses it; its forward")
     _check_output(output, shape)
     found.macs = counter.get_total_flops() // _FLOPS_PER_MAC
+    found.normed, found.activated = watch.followers.found()
     return found
+
+
+class _Followers:
+    """Which operators read what a layer gave, and what a BatchNorm made of that."""
+
+    def __init__(self) -> None:
+        # the tensors are kept, so that no id is given twice
+        self._outputs: dict[int, tuple[str, Tensor]] = {}
+        self._normed: dict[int, tuple[str, Tensor]] = {}
+        self._reads: dict[int, list[Any]] = defaultdict(list)
+
+    def made(self, name: str, output: Any) -> None:
+        """The layer ``name`` gave ``output``."""
+        if isinstance(output, Tensor):
+            self._outputs[id(output)] = name, output
+
+    def ran(self, packet: Any, arguments: Sequence[Any], result: Any) -> None:
+        """An operator made ``result`` of ``arguments``."""
+        for leaf in arguments:
+            if id(leaf) in self._outputs or id(leaf) in self._normed:
+                self._reads[id(leaf)].append(packet)
+        if packet in _NORMS and id(arguments[0]) in self._outputs:
+            self._normed[id(result[0])] = self._outputs[id(arguments[0])][0], result[0]
+
+    def found(self) -> tuple[set[str], set[str]]:
+        """``Trace.normed`` and ``Trace.activated``."""
+        normed = {name for key, (name, _) in self._outputs.items() if self._alone(key) in _NORMS}
+        plain = [(key, name) for key, (name, _) in self._outputs.items() if name not in normed]
+        behind = [(key, name) for key, (name, _) in self._normed.items() if name in normed]
+        return normed, {name for key, name in (*plain, *behind) if self._alone(key) in _RELUS}
+
+    def _alone(self, key: int) -> Any:
+        """The only operator that reads the tensor, if it is one; after a ReLU in place it is another tensor."""
+        reads = self._reads[key]
+        return reads[0] if len(reads) == 1 or reads[:1] == [torch.ops.aten.relu_] else None
 
 
 class _LayerWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves __init_subclass__ untyped
@@ -72,6 +114,7 @@ class _LayerWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 
         super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self._module = module
         self._found = found
+        self.followers = _Followers()
         self._running = [""]
         self._layers = {name: part for name, part in module.named_modules() if isinstance(part, _ConvNd | nn.Linear)}
         self._owners = {
@@ -104,6 +147,7 @@ class _LayerWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 
             if name in self._layers:
                 images = args[0] if args else kwargs["input"]
                 self._found.calls[name].append(LayerCall(tuple(images.shape), tuple(output.shape)))
+                self.followers.made(name, output)
 
         return leave
 
@@ -111,14 +155,17 @@ class _LayerWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         running = self._running[-1]
-        owners = {self._owners.get(leaf.data_ptr()) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        owners = {self._owners.get(leaf.data_ptr()) for leaf in tensors}
         outside = {owner for owner in owners if owner is not None and owner != running}
         self._found.read_outside |= outside
         is_convolution = func.overloadpacket is torch.ops.aten.convolution
         # A conv whose own weight is used elsewhere is named for that; it is not an unknown one besides.
         if is_convolution and not isinstance(self._layers.get(running), _ConvNd) and not outside:
             self._found.loose[running] += 1
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        self.followers.ran(func.overloadpacket, tensors, result)
+        return result
 
 
 def _mac_counter() -> FlopCounterMode:

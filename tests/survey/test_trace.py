@@ -126,3 +126,27 @@ def test_other_outputs_are_refused(output: object, says: str) -> None:
         trace(Calls(output).eval(), SPEC)
     assert says in str(caught.value)
     assert "expected a tensor, or a tuple, list or dict of tensors" in str(caught.value)
+
+
+class Followers(nn.Module):
+    """Convs whose outputs are read in different ways."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plain, self.normed, self.bare, self.past = (nn.Conv2d(4, 4, 1) for _ in range(4))
+        self.norm, self.other = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.plain(x).relu_()
+        x = self.norm(self.normed(x)).relu()
+        y = self.bare(x)
+        z = self.past(y + x)
+        found: Tensor = self.other(z).relu() + z
+        return found
+
+
+def test_what_follows_a_layer() -> None:
+    """A norm or a ReLU counts where nothing else reads what it reads."""
+    found = trace(Followers().eval(), InputSpec("input", (1, 4, 5, 5)))
+    assert found.normed == {"normed"}
+    assert found.activated == {"plain", "normed"}

@@ -1,0 +1,136 @@
+"""Plans by measured time: what is chosen was timed, and what is slow in fact is passed over."""
+
+import logging
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from kronexport.backends.profile import load_target
+from kronexport.factorize.scan import ErrorScan
+from kronexport.lower.forms import DENSE
+from kronexport.measure.costs import FormTimes
+from kronexport.measure.micro import Trial
+from kronexport.plan import measured
+from kronexport.plan.goals import parse_goal
+from kronexport.plan.measured import measured_plan
+from kronexport.plan.roofline import form_seconds
+from kronexport.records import ConvGeometry, Plan, Site, Survey, silent
+
+PROFILE = load_target("cpu")
+GEOMETRY = ConvGeometry((3, 3), (1, 1), (1, 1, 1, 1))
+
+
+def site(name: str, filters: int, channels: int) -> Site:
+    weight = filters * channels * 9
+    return Site(
+        name=name,
+        batch=1,
+        in_channels=channels,
+        out_channels=filters,
+        geometry=GEOMETRY,
+        input_size=(14, 14),
+        output_size=(14, 14),
+        has_bias=False,
+        params=weight,
+        macs=weight * 14 * 14,
+        share=0.5,
+        has_norm=True,
+        activation="Relu",
+    )
+
+
+SITES = site("wide", 32, 32), site("narrow", 16, 24)
+SURVEY = Survey(SITES, (), sum(one.params for one in SITES), sum(one.macs for one in SITES))
+
+
+def estimate(trial: Trial) -> float:
+    return form_seconds(trial.form, PROFILE)
+
+
+class Clock:
+    """A double of ``measure_forms`` by a function of the trial; None sets it aside."""
+
+    def __init__(self, seconds: Callable[[Trial], float | None]) -> None:
+        self.seconds = seconds
+        self.timed: set[Trial] = set()
+        self.calls = 0
+
+    def __call__(self, trials: Sequence[Trial]) -> FormTimes:
+        self.calls += 1
+        assert not self.timed.intersection(trials)
+        self.timed.update(trials)
+        found = {trial: self.seconds(trial) for trial in trials}
+        return FormTimes(
+            {trial: seconds for trial, seconds in found.items() if seconds is not None},
+            {trial: "not implemented" for trial, seconds in found.items() if seconds is None},
+        )
+
+
+def plan(clock: Clock, *goals: str) -> Plan:
+    generator = np.random.default_rng(0)
+    scan = ErrorScan({one.name: generator.standard_normal(one.weight_shape) for one in SITES})
+    return measured_plan(SURVEY, scan, list(map(parse_goal, goals)), PROFILE, clock=clock, progress=silent)
+
+
+def seconds(clock: Clock, found: Plan) -> float:
+    by_name = {
+        (trial.form.structure, trial.form.name): clock.seconds(trial)
+        for trial in clock.timed
+        if trial.form.name != DENSE
+    }
+    assert all(choice.structure is not None for choice in found.sites)
+    return sum(by_name[choice.structure, choice.lowering] or 0 for choice in found.sites if choice.structure)
+
+
+def test_all_that_is_chosen_was_timed_with_its_surroundings() -> None:
+    """Norm and activation stand beside each form; the goal is met."""
+    clock = Clock(estimate)
+    found = plan(clock, "macs<=0.4")
+    assert found.basis == "measured"
+    assert seconds(clock, found) > 0
+    assert sum(choice.macs for choice in found.sites) <= 0.4 * SURVEY.macs
+    assert all(trial.has_bias and trial.activation == "Relu" for trial in clock.timed)
+    assert clock.calls < measured.ROUNDS
+
+
+def test_what_is_slow_in_fact_is_passed_over() -> None:
+    """What the estimates favour is ten times slower than dense on the second clock, at whatever rank."""
+    favoured = {str(choice.structure) for choice in plan(Clock(estimate), "macs<=0.4").sites}
+
+    def in_fact(trial: Trial) -> float:
+        return estimate(trial) if str(trial.form.structure) not in favoured else 10 * estimate(trial.dense)
+
+    assert favoured.isdisjoint(str(choice.structure) for choice in plan(Clock(in_fact), "macs<=0.4").sites)
+
+
+def test_the_fastest_form_of_a_structure_is_taken() -> None:
+    """Here those whose name ends in the first factor, whatever their estimate."""
+    clock = Clock(lambda trial: 1e-3 if trial.form.name == DENSE else 1e-4 if trial.form.name.endswith("2-1") else 5e-4)
+    assert all(choice.lowering.endswith("2-1") for choice in plan(clock, "macs<=0.4", "latency<=0.2").sites)
+
+
+def test_forms_that_the_runtime_does_not_run_are_set_aside_and_told(caplog: pytest.LogCaptureFixture) -> None:
+    """The plan goes on with the others."""
+    clock = Clock(lambda trial: None if trial.form.name.endswith("1-2") else estimate(trial))
+    with caplog.at_level(logging.WARNING, "kronexport"):
+        found = plan(clock, "macs<=0.4")
+    assert found.basis == "measured"
+    assert not any(choice.lowering.endswith("1-2") for choice in found.sites)
+    assert "a form is set aside, since the runtime does not run it: " in caplog.text
+    assert "not implemented" in caplog.text
+
+
+def test_where_nothing_pays_the_goal_is_met_all_the_same() -> None:
+    """Slower than dense, which the verdict will say."""
+    clock = Clock(lambda trial: 1e-4 if trial.form.name == DENSE else 1e-3)
+    found = plan(clock, "macs<=0.4")
+    assert sum(choice.macs for choice in found.sites) <= 0.4 * SURVEY.macs
+
+
+def test_when_the_solver_does_not_settle_what_was_timed_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measured, "ROUNDS", 1)
+    clock = Clock(estimate)
+    found = plan(clock, "macs<=0.4")
+    assert found.basis == "measured"
+    assert seconds(clock, found) > 0
