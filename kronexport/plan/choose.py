@@ -55,8 +55,16 @@ def make_plan(
     return plan_of(survey, choose(survey, candidates, goals), profile, "roofline")
 
 
-def choose(survey: Survey, candidates: Sequence[Sequence[Candidate]], goals: Sequence[Goal]) -> list[Candidate]:
+def choose(
+    survey: Survey, candidates: Sequence[Sequence[Candidate]], goals: Sequence[Goal], slack: float = 0.0
+) -> list[Candidate]:
     """One of each site's candidates: as ``make_plan``, whatever their seconds rest on.
+
+    Args:
+        survey: sites, and the whole network's params and MACs.
+        candidates: of each site, dense first.
+        goals: as for ``make_plan``.
+        slack: of the choices whose error is at most this part above the least one, the fastest is taken.
 
     Raises:
         GoalError: no choice meets the goals on params, MACs and size; the message says the least that is reachable.
@@ -66,7 +74,7 @@ def choose(survey: Survey, candidates: Sequence[Sequence[Candidate]], goals: Seq
     paying = [[candidate for candidate in options if candidate.pays] for options in candidates]
     for options in (paying, candidates):
         with suppress(GoalError):
-            return solve(options, limits)
+            return _fastest_near(options, limits, solve(options, limits), slack)
     # the sites' seconds only steer: whether a goal on latency is met, the finished network says
     firm = {name: limit for name, limit in limits.items() if name != "seconds"}
     least: Literal["seconds", "cubed_error"] = "seconds" if "seconds" in limits else "cubed_error"
@@ -77,6 +85,16 @@ def dense_plan(survey: Survey, profile: TargetProfile) -> Plan:
     """The plan that changes nothing."""
     choices = (SitePlan(site.name, None, DENSE, site.params, site.macs, 0.0) for site in survey.sites)
     return Plan(profile.name, tuple(choices), "roofline")
+
+
+def _fastest_near(
+    options: Sequence[Sequence[Candidate]], limits: Mapping[str, float], best: list[Candidate], slack: float
+) -> list[Candidate]:
+    """The fastest choice within ``limits`` and ``slack`` times the error of ``best``, the choice of least error."""
+    error = sum(candidate.cubed_error for candidate in best)
+    if not error * slack:
+        return best
+    return solve(options, {**limits, "cubed_error": (1 + slack) * error}, minimize="seconds")
 
 
 def plan_of(survey: Survey, chosen: Sequence[Candidate], profile: TargetProfile, basis: Basis) -> Plan:

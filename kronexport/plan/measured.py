@@ -31,6 +31,9 @@ ROUNDS = 12
 FORMS = 11
 """Most forms of one structure that are timed, those of the least estimates: a batch with dense."""
 
+SLACK = 0.05
+"""Part of the least error that is given for time: structures of nearly equal error differ in it by half."""
+
 Clock = Callable[[Sequence[Trial]], FormTimes]
 """Times forms on the target."""
 
@@ -53,15 +56,15 @@ def measured_plan(
     menus = [_Menu(site, tuple(options), profile) for site, options in zip(survey.sites, candidates, strict=True)]
     _time(menus, [{menu.trial(menu.dense_form)} for menu in menus], clock)
     for _ in range(ROUNDS):
-        chosen = choose(survey, [menu.candidates() for menu in menus], goals)
+        chosen = choose(survey, [menu.candidates() for menu in menus], goals, SLACK)
         wanted = [menu.untimed(pick) for menu, pick in zip(menus, chosen, strict=True)]
         if not any(wanted):
             return plan_of(survey, chosen, profile, "measured")
         _time(menus, wanted, clock)
     try:
-        chosen = choose(survey, [menu.timed() for menu in menus], goals)
+        chosen = choose(survey, [menu.timed() for menu in menus], goals, SLACK)
     except GoalError:  # what was timed is not enough to meet the goals; estimates are still better than nothing
-        return plan_of(survey, choose(survey, [menu.candidates() for menu in menus], goals), profile, "roofline")
+        return plan_of(survey, choose(survey, [menu.candidates() for menu in menus], goals, SLACK), profile, "roofline")
     return plan_of(survey, chosen, profile, "measured")
 
 

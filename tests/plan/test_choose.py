@@ -14,7 +14,7 @@ from kronexport.factorize.network import relative_error
 from kronexport.factorize.scan import ErrorScan
 from kronexport.lower.forms import generate_forms
 from kronexport.plan.candidates import Candidate, all_candidates
-from kronexport.plan.choose import dense_plan, make_plan, solve
+from kronexport.plan.choose import choose, dense_plan, make_plan, solve
 from kronexport.plan.goals import parse_goal
 from kronexport.plan.plan_file import plan_toml
 from kronexport.plan.roofline import form_seconds
@@ -259,3 +259,23 @@ def test_a_goal_on_latency_alone_plans_for_time(
         sum(choice.macs for choice in plan.sites) for plan in (dense_plan(survey, profile), half, none)
     )
     assert fastest < planned < dense
+
+
+def test_with_slack_the_fastest_of_nearly_equal_choices_is_taken(
+    survey: Survey, weights: dict[str, np.ndarray], profile: TargetProfile
+) -> None:
+    """Its error is within the slack, its time no longer; without slack nothing changes."""
+    candidates = all_candidates(survey.sites, ErrorScan(weights), profile, quiet)
+    goals = [parse_goal("macs<=0.5")]
+    exact, near = choose(survey, candidates, goals), choose(survey, candidates, goals, 0.2)
+    errors = [sum(pick.cubed_error for pick in picks) for picks in (exact, near)]
+    times = [sum(pick.seconds for pick in picks) for picks in (exact, near)]
+    assert errors[0] <= errors[1] <= 1.2 * errors[0]
+    assert times[1] < times[0]
+
+
+def test_slack_takes_nothing_from_a_network_that_may_stay_dense(
+    survey: Survey, weights: dict[str, np.ndarray], profile: TargetProfile
+) -> None:
+    candidates = all_candidates(survey.sites, ErrorScan(weights), profile, quiet)
+    assert all(pick.structure is None for pick in choose(survey, candidates, [parse_goal("macs<=1")], 0.05))
