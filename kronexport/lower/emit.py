@@ -143,14 +143,19 @@ class Emitter:
     def _constant(self, name: str, array: NDArray[Any]) -> ir.Value:
         if array.dtype != np.int64:
             array = array.astype(self.dtype)
-        return self.tape.initializer(ir.tensor(np.ascontiguousarray(array)), name=f"{self.site}/{name}")
+        return self.tape.initializer(ir.Tensor(np.ascontiguousarray(array)), name=f"{self.site}/{name}")
 
     def _op(
         self, op_type: str, inputs: Sequence[ir.Value], attributes: dict[str, Any], shape: Sequence[int] | None = None
     ) -> ir.Value:
         name = f"{self.site}/{self.count}.{op_type}"
         self.count += 1
-        output = self.tape.op(op_type, inputs, attributes, name=name)
+        # typed here: to find the types out takes onnx_ir longer than all else in this file
+        typed = {
+            key: ir.AttrInt64(key, value) if isinstance(value, int) else ir.AttrInt64s(key, value)
+            for key, value in attributes.items()
+        }
+        output = self.tape.op(op_type, inputs, typed, name=name)
         output.name = f"{name}.out"
         output.type = ir.TensorType(ir.DataType.from_numpy(self.dtype))
         if shape is not None:

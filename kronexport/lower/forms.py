@@ -80,7 +80,7 @@ class Form:
             return math.prod(self.structure.weight_shape)
         return sum(self._weights(step) for step in self.steps)
 
-    @property
+    @cached_property
     def macs(self) -> int:
         """Multiply-accumulates at batch 1."""
         if not self.steps:

@@ -7,7 +7,7 @@ sizes are needed for that, so structures with the same axes share the result.
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -82,22 +82,25 @@ def arrangements(chain: tuple[Roles, ...], start: Axes, end: Axes, most: int) ->
 def _arranged(
     word: str, chain: tuple[Roles, ...], assignments: tuple[Assignment, ...], start: Axes, end: Axes
 ) -> Arrangement:
-    found: dict[Axes, tuple[Layout, ...]] = {start: ()}
-    for step, assignment in zip(chain, assignments, strict=True):
-        longer: dict[Axes, tuple[Layout, ...]] = {}
-        for sequence, layouts in found.items():
-            for layout in _laid_out(step, assignment, sequence):
-                candidate = (*layouts, layout)
-                result = layout.result
-                if result not in longer or _transposes(candidate) < _transposes(longer[result]):
-                    longer[result] = candidate
-        found = longer
-    sequence, layouts = min(found.items(), key=lambda item: _transposes(item[1]) + (item[0] != end))
+    reached = _reached(chain, assignments, start)
+    sequence, (_, layouts) = min(reached.items(), key=lambda item: item[1][0] + (item[0] != end))
     return Arrangement(word, layouts, None if sequence == end else sequence)
 
 
-def _transposes(layouts: tuple[Layout, ...]) -> int:
-    return sum(layout.transpose_from is not None for layout in layouts)
+@lru_cache(maxsize=4096)
+def _reached(
+    chain: tuple[Roles, ...], assignments: tuple[Assignment, ...], start: Axes
+) -> Mapping[Axes, tuple[int, tuple[Layout, ...]]]:
+    """The sequences that a chain may end in, each with the fewest Transposes to get there and the layouts that do."""
+    if not chain:
+        return {start: (0, ())}
+    found: dict[Axes, tuple[int, tuple[Layout, ...]]] = {}
+    for sequence, (transposes, layouts) in _reached(chain[:-1], assignments[:-1], start).items():
+        for layout in _laid_out(chain[-1], assignments[-1], sequence):
+            count, result = transposes + (layout.transpose_from is not None), layout.result
+            if result not in found or count < found[result][0]:
+                found[result] = count, (*layouts, layout)
+    return found
 
 
 @lru_cache(maxsize=65536)
