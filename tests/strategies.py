@@ -1,6 +1,7 @@
 """Hypothesis strategies for the algebra: structures of every method, geometries, and layers made of both."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,6 +26,8 @@ RANK_AXES = {
     "tr": ("ca", "ab", "bc"),
 }
 """Rank axes of each factor; every factor here may also carry channels and a kernel, which is the general case."""
+
+METHODS = tuple(sorted(RANK_AXES))
 
 METHOD_STRUCTURES = (
     gkpd_structure((3, 2, 3, 1), (2, 3, 1, 3), 3),
@@ -66,9 +69,9 @@ def factor_shapes(rank_axes: str, channels: int, kernel: int) -> st.SearchStrate
 
 
 @st.composite
-def structures(draw: st.DrawFn, channels: int = 4, rank: int = 3) -> Structure:
-    """A structure of any method in ``RANK_AXES``, kernel at most 7, odd and prime channel counts included."""
-    method = draw(st.sampled_from(sorted(RANK_AXES)))
+def structures(draw: st.DrawFn, channels: int = 4, rank: int = 3, methods: Sequence[str] = METHODS) -> Structure:
+    """A structure of one of ``methods``, kernel at most 7, odd and prime channel counts included."""
+    method = draw(st.sampled_from(methods))
     axes = RANK_AXES[method]
     kernel = 7 if len(axes) == 2 else 3
     factors: list[FactorShape] = []
@@ -81,10 +84,10 @@ def structures(draw: st.DrawFn, channels: int = 4, rank: int = 3) -> Structure:
 
 
 @st.composite
-def layers(draw: st.DrawFn) -> Layer:
+def layers(draw: st.DrawFn, methods: Sequence[str] = METHODS) -> Layer:
     """A layer with stride, unequal padding, dilation and groups whose output is not empty."""
     group = draw(st.sampled_from((1, 2, 4)))
-    structure = with_groups(draw(structures()), group)
+    structure = with_groups(draw(structures(methods=methods)), group)
     kernel = structure.weight_shape[2:]
     stride, dilation = draw(_pairs(3)), draw(_pairs(2))
     pads = draw(st.tuples(*[st.integers(0, 3)] * 4))

@@ -8,7 +8,7 @@ that is not spatial plays one of four roles:
     contracted   c_k, and rank axes made before and not needed later     input channels
     produced     f_k, and rank axes first seen here and needed later     output channels
     diagonal     rank axes of A_k made before and needed later, g of A_1 groups, weights differ
-    spectator    every other axis alive                                  placed: see forms.py
+    spectator    every other axis alive                                  placed: see placement.py
 
 A rank axis that only this factor has is summed into its weight beforehand. Axes of size 1 do not exist.
 """
@@ -56,14 +56,26 @@ def natural_axes(structure: Structure, group: int, letter: str) -> tuple[str, ..
 
 
 @dataclass(frozen=True, slots=True)
-class Contraction:
-    """One step: factor ``factor`` (from 0) applied to an image that has the axes of all roles but produced."""
+class Roles:
+    """What each axis is to one step; its image has those of all roles but produced.
 
-    factor: int
+    ``flat``: the step works within each row of the image, since its kernel has height 1 and it neither strides nor
+    pads along H. Rows of other images may then stand below.
+    """
+
     contracted: frozenset[str]
     produced: frozenset[str]
     diagonal: frozenset[str]
     spectators: frozenset[str]
+    flat: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Contraction:
+    """One step: factor ``factor`` (from 0) applied to an image of ``input_size`` with the axes that ``roles`` says."""
+
+    factor: int
+    roles: Roles
     geometry: ConvGeometry
     input_size: Pair
 
@@ -92,17 +104,15 @@ def contractions(
     for position, k in enumerate(order):
         needed = outputs.union(*(axes_of[other] for other in order[position + 1 :]))
         made, new = axes_of[k] & alive, axes_of[k] - alive
-        step = Contraction(
-            factor=k,
+        roles = Roles(
             contracted=frozenset(made - needed),
             produced=frozenset(new & needed),
             diagonal=frozenset(made & needed),
             spectators=frozenset(alive - made),
-            geometry=geometries[position],
-            input_size=steps[-1].output_size if steps else input_size,
+            flat=_is_flat(geometries[position]),
         )
-        steps.append(step)
-        alive = (alive - step.contracted) | step.produced
+        steps.append(Contraction(k, roles, geometries[position], steps[-1].output_size if steps else input_size))
+        alive = (alive - roles.contracted) | roles.produced
     return tuple(steps)
 
 
@@ -117,7 +127,7 @@ def contraction_macs(step: Contraction, sizes: dict[str, int]) -> int:
     Equals HW * product of contracted, produced, diagonal and spectator sizes * kernel area (SeKron, MACs_k).
     """
     height, width = step.output_size
-    axes = step.contracted | step.produced | step.diagonal | step.spectators
+    axes = step.roles.contracted | step.roles.produced | step.roles.diagonal | step.roles.spectators
     return height * width * math.prod(step.geometry.kernel) * math.prod(sizes[axis] for axis in axes)
 
 
@@ -155,6 +165,10 @@ def _step_geometries(structure: Structure, geometry: ConvGeometry, order: tuple[
         )
         result.append(ConvGeometry(kernels[position], (stride[0], stride[1]), pads, dilation))
     return result
+
+
+def _is_flat(geometry: ConvGeometry) -> bool:
+    return (geometry.kernel[0], geometry.stride[0], geometry.pads[0], geometry.pads[2]) == (1, 1, 0, 0)
 
 
 def _first(flags: list[bool]) -> int:

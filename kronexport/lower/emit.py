@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from kronexport.export.operator import conv_attributes
 from kronexport.factorize.network import KroneckerNetwork
 from kronexport.lower.axes import BATCH_AXIS, factor_axes
-from kronexport.lower.forms import Axes, Form, Step
+from kronexport.lower.forms import Form, Step
+from kronexport.lower.layouts import Axes
 from kronexport.records import Pair
 
 
@@ -39,7 +40,7 @@ class Emitter:
         value, size = x, self.form.input_size
         for index, step in enumerate(self.form.steps):
             value = self._rearrange(value, step.transpose_from, step.source, size)
-            value = self._reshape(value, self._image((*step.groups, *step.inputs), size))
+            value = self._reshape(value, self._image(step, step.inputs, size))
             weight = self._weight(step)
             bias = None
             if index == len(self.form.steps) - 1:
@@ -65,24 +66,32 @@ class Emitter:
         )
 
     def _weight(self, step: Step) -> NDArray[np.float64]:
-        """The factor as [groups..., outputs..., inputs..., h, w]: summed, permuted, repeated over spectators."""
+        """The factor as [groups..., outputs..., inputs..., h, w]: summed, permuted, repeated, made block-diagonal."""
         k = step.contraction.factor
         own = factor_axes(self.network.structure, k)
-        wanted = [*step.groups, *step.outputs, *step.inputs]
+        wanted = [*step.groups, *step.outputs, *(axis for axis in step.inputs if axis not in step.outputs)]
         factor = self.network.factors[k].astype(np.float64)
         factor = factor.reshape(*(self.form.sizes[axis] for axis in own), *factor.shape[-2:])
         unused = tuple(position for position, axis in enumerate(own) if axis not in wanted)
         factor = factor.sum(axis=unused)
         kept = [axis for axis in own if axis in wanted]
         factor = factor.transpose(*(kept.index(axis) for axis in wanted if axis in kept), -2, -1)
-        sizes = [self.form.sizes[axis] for axis in wanted]
-        ones = [size if axis in kept else 1 for axis, size in zip(wanted, sizes, strict=True)]
-        return np.broadcast_to(factor.reshape(*ones, *factor.shape[-2:]), (*sizes, *factor.shape[-2:]))
+        # an expanded axis is a dimension of the outputs and, by the diagonal, one of the inputs
+        dimensions = [*step.groups, *step.outputs, *step.inputs]
+        firsts = [axis in kept and dimensions.index(axis) == index for index, axis in enumerate(dimensions)]
+        sizes = [self.form.sizes[axis] for axis in dimensions]
+        ones = [size if first else 1 for first, size in zip(firsts, sizes, strict=True)]
+        weight = factor.reshape(*ones, *factor.shape[-2:])
+        for index, axis in enumerate(dimensions):
+            if (row := dimensions.index(axis)) != index:
+                shape = [self.form.sizes[axis] if at in (row, index) else 1 for at in range(len(dimensions))]
+                weight = weight * np.eye(self.form.sizes[axis]).reshape(*shape, 1, 1)
+        return np.broadcast_to(weight, (*sizes, *factor.shape[-2:]))
 
     def _affine(
         self, step: Step, weight: NDArray[np.float64], scale: NDArray[Any] | None, shift: NDArray[Any]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
-        """Scale the last weight and order the bias as its output channels are; no bias if they are in the batch."""
+        """Scale the last weight and order the bias as its output channels are; no bias if some are no channels."""
         if not self.form.absorbs_affine:
             return weight, None
         channels = (*step.groups, *step.outputs)
@@ -100,13 +109,14 @@ class Emitter:
 
     def _conv(self, x: ir.Value, weight: NDArray[np.float64], bias: NDArray[np.float64] | None, step: Step) -> ir.Value:
         groups = self.form.channels(step.groups)
-        rows = groups * self.form.channels(step.outputs)
-        flat = np.ascontiguousarray(weight).reshape(rows, self.form.channels(step.inputs), *weight.shape[-2:])
+        filters = groups * self.form.channels(step.outputs)
+        flat = np.ascontiguousarray(weight).reshape(filters, self.form.channels(step.inputs), *weight.shape[-2:])
         inputs = [x, self._constant(f"step{self.count}.weight", flat)]
         if bias is not None:
             inputs.append(self._constant("bias", bias))
         attributes = conv_attributes(replace(step.contraction.geometry, group=groups))
-        return self._op("Conv", inputs, attributes, [-1, rows, *step.contraction.output_size])
+        shape = self._image(step, step.outputs, step.contraction.output_size)
+        return self._op("Conv", inputs, attributes, shape)
 
     def _rearrange(self, x: ir.Value, before: Axes | None, after: Axes, size: Pair) -> ir.Value:
         if before is None:
@@ -116,8 +126,9 @@ class Emitter:
         shape = [*(self._size(axis) for axis in after), *size]
         return self._op("Transpose", [x], {"perm": permutation}, shape)
 
-    def _image(self, channels: Axes, size: Pair) -> list[int]:
-        return [-1, self.form.channels(channels), *size]
+    def _image(self, step: Step, channels: Axes, size: Pair) -> list[int]:
+        height, width = size
+        return [-1, self.form.channels(step.groups + channels), self.form.channels(step.rows) * height, width]
 
     def _size(self, axis: str) -> int:
         return -1 if axis == BATCH_AXIS else self.form.sizes[axis]
@@ -132,14 +143,19 @@ class Emitter:
     def _constant(self, name: str, array: NDArray[Any]) -> ir.Value:
         if array.dtype != np.int64:
             array = array.astype(self.dtype)
-        return self.tape.initializer(ir.tensor(np.ascontiguousarray(array)), name=f"{self.site}/{name}")
+        return self.tape.initializer(ir.Tensor(np.ascontiguousarray(array)), name=f"{self.site}/{name}")
 
     def _op(
         self, op_type: str, inputs: Sequence[ir.Value], attributes: dict[str, Any], shape: Sequence[int] | None = None
     ) -> ir.Value:
         name = f"{self.site}/{self.count}.{op_type}"
         self.count += 1
-        output = self.tape.op(op_type, inputs, attributes, name=name)
+        # typed here: to find the types out takes onnx_ir longer than all else in this file
+        typed = {
+            key: ir.AttrInt64(key, value) if isinstance(value, int) else ir.AttrInt64s(key, value)
+            for key, value in attributes.items()
+        }
+        output = self.tape.op(op_type, inputs, typed, name=name)
         output.name = f"{name}.out"
         output.type = ir.TensorType(ir.DataType.from_numpy(self.dtype))
         if shape is not None:

@@ -1,59 +1,33 @@
 """Forms: the exact ways to run one Kronecker layer with standard operators.
 
-A form is an order of contraction and a placement of the spectator axes, so far the same one for all of them. Memory is
-one sequence of axes, ``[batch axes][group axes][channel axes] h w``; a step needs its axes in those three places and a
-Transpose is put before it only where the sequence at hand cannot be cut that way. Between cuts a Reshape suffices.
+A form is an order of contraction and a placement of each axis that a step keeps (``placement.py``), with the memory
+layouts that need the fewest Transposes (``layouts.py``). This file puts both together with the layer's sizes.
 """
 
-import itertools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from enum import Enum
 from functools import cached_property
 
 from kronexport.lower.axes import BATCH_AXIS, Contraction, axis_sizes, contractions, natural_axes, orders
+from kronexport.lower.layouts import Axes, Layout, arrangements
+from kronexport.lower.placement import BASELINES, MOST_COMBINATIONS
 from kronexport.records import ConvGeometry, Pair, Structure
-
-Axes = tuple[str, ...]
 
 DENSE = "dense"
 """Name of the form that rebuilds W and runs one Conv."""
 
-_MAX_ARRANGEMENTS = 24
-"""Orders of the axes within one place that are tried; beyond it the order at hand is kept."""
-
-
-class Placement(Enum):
-    """Where a spectator axis goes while a step does not touch it."""
-
-    BATCH = "folded"
-    """Into the batch, as the papers do."""
-    GROUPS = "grouped"
-    """Groups of the Conv, its weights repeated."""
-
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One Conv. Its input is ``batch + groups + inputs``, its output ``batch + groups + outputs``.
-
-    ``transpose_from`` is the sequence before, where a Transpose is needed to get there, else None.
-    """
+class Step(Layout):
+    """One Conv: a contraction in its layout."""
 
     contraction: Contraction
-    batch: Axes
-    groups: Axes
-    inputs: Axes
-    outputs: Axes
-    transpose_from: Axes | None
 
     @property
-    def source(self) -> Axes:
-        return self.batch + self.groups + self.inputs
-
-    @property
-    def result(self) -> Axes:
-        return self.batch + self.groups + self.outputs
+    def is_expanded(self) -> bool:
+        """Whether its weight is block-diagonal."""
+        return not set(self.inputs).isdisjoint(self.outputs)
 
 
 @dataclass(frozen=True)
@@ -66,6 +40,11 @@ class Form:
     input_size: Pair
     steps: tuple[Step, ...]
     final_transpose_from: Axes | None
+
+    @property
+    def placement(self) -> str:
+        """The name without the order."""
+        return self.name.partition("-")[0]
 
     @cached_property
     def sizes(self) -> dict[str, int]:
@@ -81,9 +60,14 @@ class Form:
         return natural_axes(self.structure, self.geometry.group, "f")
 
     @property
+    def last_axes(self) -> Axes:
+        """The sequence in which the last Conv leaves the output, before any Transpose to ``output_axes``."""
+        return self.steps[-1].result if self.steps else self.output_axes
+
+    @property
     def absorbs_affine(self) -> bool:
         """Whether a scale and a shift per output channel fit into the last Conv's weight and bias."""
-        return not self.steps or not any(axis != BATCH_AXIS for axis in self.steps[-1].batch)
+        return not self.steps or {*self.steps[-1].batch, *self.steps[-1].rows} == {BATCH_AXIS}
 
     @property
     def transposes(self) -> int:
@@ -91,91 +75,67 @@ class Form:
 
     @property
     def weights(self) -> int:
-        """Elements of all Conv weights as they are stored, repeats over groups included."""
+        """Elements of all Conv weights as they are stored: repeats over groups and zeros off the diagonal included."""
         if not self.steps:
             return math.prod(self.structure.weight_shape)
-        return sum(
-            self.channels({*step.groups, *step.inputs, *step.outputs}) * math.prod(step.contraction.geometry.kernel)
-            for step in self.steps
-        )
+        return sum(self._weights(step) for step in self.steps)
 
-    @property
+    @cached_property
     def macs(self) -> int:
         """Multiply-accumulates at batch 1."""
         if not self.steps:
             height, width = self.geometry.output_size(self.input_size)
             return height * width * math.prod(self.structure.weight_shape)
         return sum(
-            math.prod(step.contraction.output_size)
-            * math.prod(step.contraction.geometry.kernel)
-            * self.channels({*step.batch, *step.groups, *step.inputs, *step.outputs})
+            math.prod(step.contraction.output_size) * self.channels(step.batch + step.rows) * self._weights(step)
             for step in self.steps
         )
 
+    def image_size(self, step: Step) -> Pair:
+        """(height, width) of the image that a step's Conv reads: rows of several images stand below each other."""
+        height, width = step.contraction.input_size
+        return self.channels(step.rows) * height, width
+
+    def _weights(self, step: Step) -> int:
+        return self.channels(step.groups + step.outputs + step.inputs) * math.prod(step.contraction.geometry.kernel)
+
 
 def generate_forms(structure: Structure, geometry: ConvGeometry, input_size: Pair) -> tuple[Form, ...]:
-    """Every form of a layer, ``dense`` first; names are unique and stable.
+    """The forms of a layer that are worth a measurement, ``dense`` first; names are unique and stable.
 
-    ``grouped-2-1`` contracts factor 2, then 1, with all spectators as groups; ``folded-2-1`` with all of them in
-    the batch. A form equal to an earlier one but for its name is left out.
+    ``grouped-2-1`` contracts factor 2, then 1, with all spectators as groups; ``grouped/rows-2-1`` has rows at its
+    second step. A structure with higher ranks (above 1) has the same forms but for those that then need more MACs than
+    dense. docs/lowering.md has the rules by which forms are left out.
     """
-    forms = [Form(DENSE, structure, geometry, input_size, (), None)]
-    seen: set[tuple[Step, ...]] = set()
-    for placement, order in itertools.product((Placement.GROUPS, Placement.BATCH), orders(structure)):
+    dense = Form(DENSE, structure, geometry, input_size, (), None)
+    worthwhile = [
+        form
+        for form in every_form(structure, geometry, input_size)
+        if form.placement in BASELINES or form.macs < dense.macs
+    ]
+    worthwhile.sort(key=lambda form: (*BASELINES, form.placement).index(form.placement))
+    return (dense, *worthwhile)
+
+
+def every_form(structure: Structure, geometry: ConvGeometry, input_size: Pair) -> Iterator[Form]:
+    """All but ``dense``, those that need more MACs than it included."""
+    start, end = (natural_axes(structure, geometry.group, letter) for letter in "cf")
+    most = MOST_COMBINATIONS // math.factorial(len(structure.factors))
+    for order in orders(structure):
         chain = contractions(structure, geometry, input_size, order)
-        steps, last = _arrange(structure, geometry.group, chain, placement)
-        if steps not in seen:
-            seen.add(steps)
-            name = "-".join([placement.value, *(str(k + 1) for k in order)])
-            forms.append(Form(name, structure, geometry, input_size, steps, last))
-    return tuple(forms)
+        for found in arrangements(tuple(step.roles for step in chain), start, end, most):
+            name = "-".join([found.word, *(str(k + 1) for k in order)])
+            steps = tuple(map(_step, found.layouts, chain))
+            yield Form(name, structure, geometry, input_size, steps, found.final)
 
 
-def _arrange(
-    structure: Structure, group: int, chain: tuple[Contraction, ...], placement: Placement
-) -> tuple[tuple[Step, ...], Axes | None]:
-    """The steps with the fewest Transposes, and the sequence that a last Transpose starts from, if any."""
-    end = natural_axes(structure, group, "f")
-    found: dict[Axes, tuple[Step, ...]] = {natural_axes(structure, group, "c"): ()}
-    for contraction in chain:
-        longer: dict[Axes, tuple[Step, ...]] = {}
-        for sequence, steps in found.items():
-            for step in _placed(contraction, sequence, placement):
-                candidate = (*steps, step)
-                if step.result not in longer or _transposes(candidate) < _transposes(longer[step.result]):
-                    longer[step.result] = candidate
-        found = longer
-    sequence, steps = min(found.items(), key=lambda item: _transposes(item[1]) + (item[0] != end))
-    return steps, None if sequence == end else sequence
-
-
-def _transposes(steps: tuple[Step, ...]) -> int:
-    return sum(step.transpose_from is not None for step in steps)
-
-
-def _placed(contraction: Contraction, sequence: Axes, placement: Placement) -> Iterator[Step]:
-    """Every way to lay the axes out for one step: as they are if that can be cut, else after a Transpose."""
-    in_batch = {BATCH_AXIS} | (contraction.spectators if placement is Placement.BATCH else set())
-    in_groups = contraction.diagonal | (contraction.spectators if placement is Placement.GROUPS else set())
-    cuts = len(in_batch), len(in_batch) + len(in_groups)
-    parts = sequence[: cuts[0]], sequence[cuts[0] : cuts[1]], sequence[cuts[1] :]
-    fits = set(parts[0]) == in_batch and set(parts[1]) == in_groups
-    if fits:
-        layouts: Iterable[tuple[Axes, Axes, Axes]] = [(parts[0], parts[1], parts[2])]
-    else:
-        layouts = itertools.product(
-            _arrangements(axis for axis in sequence if axis in in_batch),
-            _arrangements(axis for axis in sequence if axis in in_groups),
-            [tuple(axis for axis in sequence if axis in contraction.contracted)],
-        )
-    for batch, groups, inputs in layouts:
-        for outputs in _arrangements(sorted(contraction.produced)):
-            yield Step(contraction, batch, groups, inputs, outputs, None if fits else sequence)
-
-
-def _arrangements(axes: Iterable[str]) -> list[Axes]:
-    """All orders of ``axes``, the given one first; only that one if there are too many."""
-    given = tuple(axes)
-    if math.factorial(len(given)) > _MAX_ARRANGEMENTS:
-        return [given]
-    return list(itertools.permutations(given))
+def _step(layout: Layout, contraction: Contraction) -> Step:
+    return Step(
+        layout.batch,
+        layout.groups,
+        layout.inputs,
+        layout.outputs,
+        layout.rows,
+        layout.transpose_from,
+        contraction,
+    )

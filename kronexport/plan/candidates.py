@@ -113,17 +113,18 @@ def _site_candidates(site: Site, scan: ErrorScan, costs: Sequence[_Cost], profil
 
 
 def _costs(site: Site, profile: TargetProfile) -> Iterator[_Cost]:
-    """Of each structure and rank the fastest form by estimate, and the one of fewest MACs if that is another."""
+    """Of each structure and rank the fastest form by estimate, and that of those of fewest MACs, if it is another."""
     for unit in candidate_structures(site):
         outer, inner = unit.factors
         for rank in _ranks(unit, site):
             structure = gkpd_structure(outer.size, inner.size, rank)
-            # the forms of all ranks above 1 differ in nothing but the size of the rank axis
+            # the forms of all ranks above 1 differ in nothing but the size of the rank axis; those that need more MACs
+            # than dense are lacking at the higher rank, and are left out below
             template = gkpd_structure(outer.size, inner.size, min(rank, 2))
             _, *others = _forms(template, site.geometry, site.input_size)
             forms = [replace(form, structure=structure) for form in others]
             timed = [(form_seconds(form, profile), form) for form in forms if form.macs * site.batch < site.macs]
-            leanest = min(timed, key=lambda pair: pair[1].macs)
+            leanest = min(timed, key=lambda pair: (pair[1].macs, pair[0]))
             fastest = min(timed, key=lambda pair: pair[0])
             for seconds, form in {fastest[1].name: fastest, leanest[1].name: leanest}.values():
                 yield _Cost(structure, form.name, form.macs * site.batch, form.weights, seconds * site.batch)

@@ -35,7 +35,7 @@ def form_seconds(form: Form, profile: TargetProfile) -> float:
         return conv_seconds(form.structure.weight_shape[:2], form.geometry, form.input_size, profile)
     total = 0.0
     for step in form.steps:
-        size = step.contraction.input_size
+        size = form.image_size(step)
         batch, groups = form.channels(step.batch), form.channels(step.groups)
         channels = groups * form.channels(step.outputs), form.channels(step.inputs)
         if step.transpose_from is not None:

@@ -24,9 +24,9 @@ CPU, OPENVINO = load_target("cpu"), load_target("openvino")
 
 
 def layer(size: Pair, *ranks: int) -> list[Trial]:
-    """Dense first, then every other form at each rank, of a conv 6 to 8 channels at ``size``."""
+    """Dense first, then the four forms of one placement at each rank, of a conv 6 to 8 channels at ``size``."""
     structures = [gkpd_structure((2, 3, 1, 1), (4, 2, 3, 3), rank) for rank in ranks]
-    forms = [form for each in structures for form in generate_forms(each, ConvGeometry((3, 3)), size)[1:]]
+    forms = [form for each in structures for form in generate_forms(each, ConvGeometry((3, 3)), size)[1:5]]
     trials = [Trial(form, 1, has_bias=True, activation="Relu") for form in forms]
     return [trials[0].dense, *trials]
 
