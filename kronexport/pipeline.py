@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from kronexport.plan.goals import missed_goals
 from kronexport.plan.plan_file import plan_toml
 from kronexport.plan.planner import Planner
 from kronexport.records import Plan, ProgressCallback, Report, TargetReport, silent
-from kronexport.request import Request, check_plan_out, check_request
+from kronexport.request import Request, check_plan_out, check_request, clock_of, threads_of
 from kronexport.ship.output import OutputFolder, check_output, prepare_output, remove_stale
 from kronexport.ship.report_html import write_report_html
 from kronexport.ship.report_json import write_report_json
@@ -124,7 +125,7 @@ def run(config: BuildConfig, progress: ProgressCallback = silent) -> Outcome:
                     profile=profile,
                     backend=BACKENDS[profile.backend],
                     runtime=request.runtimes[profile.name],
-                    threads=config.threads or config.measure.threads or profile.threads,
+                    threads=threads_of(config, profile),
                     output=output,
                     work=work,
                     progress=progress,
@@ -211,7 +212,8 @@ def planner_of(
         with named(f"--plan {request.config.plan}"):
             given = given_plan(request.plan, project.survey, structures)
     scan = scan_stage(project, fixed)
-    planner = Planner(project.survey, scan, request.goals, structures, given)
+    clocks = partial(clock_of, request.config)
+    planner = Planner(project.survey, scan, request.goals, structures, given, clocks)
     if any(map(planner.needs_scan, request.profiles)):
         scan.prefetch(progress)
     return planner

@@ -1,15 +1,21 @@
 """What a build was asked for, checked before any work."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kronexport.backends import BACKENDS, require_runtime
 from kronexport.backends.profile import TargetProfile, load_target
 from kronexport.config import BuildConfig
 from kronexport.errors import UserInputError, named
+from kronexport.measure.costs import FormTimes, measure_forms
+from kronexport.measure.micro import Trial
+from kronexport.measure.race import RaceTiming
+from kronexport.measure.store import MeasurementStore
 from kronexport.plan.goals import Goal, parse_goal
+from kronexport.plan.measured import Clock
 from kronexport.plan.plan_file import PlanFile, read_plan_file
+from kronexport.records import ProgressCallback
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,30 @@ def check_request(config: BuildConfig) -> Request:
             )
     BACKENDS["onnxruntime"].require()  # every target's stages are verified in it
     return Request(config, profiles, {profile.name: require_runtime(profile) for profile in profiles}, goals, plan)
+
+
+def threads_of(config: BuildConfig, profile: TargetProfile) -> int:
+    """Threads of one inference."""
+    return config.threads or config.measure.threads or profile.threads
+
+
+def clock_of(config: BuildConfig, profile: TargetProfile, progress: ProgressCallback) -> Clock | None:
+    """What times forms on this machine, from the store where it can; None where the target is another one."""
+    if profile.board is not None:
+        return None
+    usual, asked = RaceTiming(), config.measure
+    timing = replace(
+        usual,
+        seconds=min(usual.seconds, asked.seconds),
+        rounds=min(usual.rounds, asked.rounds),
+        warmup_seconds=min(usual.warmup_seconds, asked.warmup_seconds),
+    )
+
+    def clock(trials: Sequence[Trial]) -> FormTimes:
+        with MeasurementStore() as store:
+            return measure_forms(trials, profile, threads_of(config, profile), store, progress=progress, timing=timing)
+
+    return clock
 
 
 def check_plan_target(plan: PlanFile, profiles: Sequence[TargetProfile]) -> None:

@@ -1,25 +1,22 @@
 """Sites whose factors are given: only their lowering is chosen, and the others are planned around them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from kronexport.backends.profile import TargetProfile
-from kronexport.factorize.scan import ErrorScan
 from kronexport.lower.forms import Form, generate_forms
-from kronexport.plan.choose import dense_plan, make_plan
+from kronexport.plan.choose import dense_plan
 from kronexport.plan.goals import Goal
 from kronexport.plan.roofline import FLOAT_BYTES, form_seconds
-from kronexport.records import Plan, ProgressCallback, Site, SitePlan, Structure, Survey
+from kronexport.records import Plan, Site, SitePlan, Structure, Survey
 
 
 def plan_around(
     survey: Survey,
     fixed: Mapping[str, Structure],
-    *,
-    scan: ErrorScan,
     goals: Sequence[Goal],
     profile: TargetProfile,
-    progress: ProgressCallback,
+    make: Callable[[Survey, Sequence[Goal]], Plan],
 ) -> Plan:
     """Each fixed site in its fastest form by the roofline; the others dense, or by the goals if there are any.
 
@@ -29,10 +26,9 @@ def plan_around(
     Args:
         survey: sites as if all were dense, and the dense network's params and MACs.
         fixed: the structure of some of the sites; their error is 0.
-        scan: weight errors of the other sites; not looked at without goals.
         goals: none: no other site is factorized.
-        profile: whose roofline ranks the forms.
-        progress: told (stage, done, total) site by site.
+        profile: whose roofline ranks the forms of the fixed sites.
+        make: plans the other sites by goals.
 
     Raises:
         GoalError: no choice for the other sites meets the goals; the message says the least that is reachable.
@@ -40,11 +36,11 @@ def plan_around(
     kept = {site.name: keep(site, fixed[site.name], profile) for site in survey.sites if site.name in fixed}
     rest = _rest(survey, kept)
     if goals and rest.sites:
-        others = make_plan(rest, scan, [_absolute(goal, survey) for goal in goals], profile, progress)
+        others = make(rest, [_absolute(goal, survey) for goal in goals])
     else:
         others = dense_plan(rest, profile)
     choices = kept | {choice.site: choice for choice in others.sites}
-    return Plan(profile.name, tuple(choices[site.name] for site in survey.sites), "roofline")
+    return Plan(profile.name, tuple(choices[site.name] for site in survey.sites), others.basis)
 
 
 def keep(site: Site, structure: Structure, profile: TargetProfile) -> SitePlan:

@@ -1,6 +1,6 @@
 """The stage ``plan``: what becomes of every site on one target, by goals or by the user's own plan."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from kronexport.backends.profile import TargetProfile
@@ -8,7 +8,11 @@ from kronexport.factorize.scan import ErrorScan
 from kronexport.plan.choose import make_plan
 from kronexport.plan.fixed import plan_around
 from kronexport.plan.goals import DEFAULT_GOALS, Goal, parse_goal
+from kronexport.plan.measured import Clock, measured_plan
 from kronexport.records import Plan, ProgressCallback, Structure, Survey
+
+Clocks = Callable[[TargetProfile, ProgressCallback], Clock | None]
+"""What times forms on a target; None: it cannot be measured here, and its roofline serves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,7 @@ class Planner:
     goals: tuple[Goal, ...]
     fixed: Mapping[str, Structure]
     given: Plan | None
+    clocks: Clocks
 
     def goals_of(self, profile: TargetProfile) -> tuple[Goal, ...]:
         """The goals that the target is judged by: the default ones only where all is left to the planner."""
@@ -43,10 +48,15 @@ class Planner:
         """
         if self.given is not None and self.is_given(profile):
             return self.given
+        clock = self.clocks(profile, progress)
+
+        def make(survey: Survey, goals: Sequence[Goal]) -> Plan:
+            if clock is None:
+                return make_plan(survey, self.scan, goals, profile, progress)
+            return measured_plan(survey, self.scan, goals, profile, clock=clock, progress=progress)
+
         goals = self.goals_of(profile)
-        if self.fixed:
-            return plan_around(self.survey, self.fixed, scan=self.scan, goals=goals, profile=profile, progress=progress)
-        return make_plan(self.survey, self.scan, goals, profile, progress)
+        return plan_around(self.survey, self.fixed, goals, profile, make) if self.fixed else make(self.survey, goals)
 
     def is_given(self, profile: TargetProfile) -> bool:
         """Whether the user's plan is for this target."""

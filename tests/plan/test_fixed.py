@@ -10,11 +10,11 @@ from kronexport.errors import GoalError
 from kronexport.factorize.gkpd import gkpd_structure
 from kronexport.factorize.scan import ErrorScan
 from kronexport.lower.forms import generate_forms
-from kronexport.plan.choose import dense_plan
+from kronexport.plan.choose import dense_plan, make_plan
 from kronexport.plan.fixed import keep, plan_around
-from kronexport.plan.goals import parse_goal
+from kronexport.plan.goals import Goal, parse_goal
 from kronexport.plan.roofline import form_seconds
-from kronexport.records import Plan, silent
+from kronexport.records import Plan, Survey, silent
 from tests.plan.samples import site, surveyed
 
 FIRST, SECOND = site("first", 64, 64), site("second", 64, 48)
@@ -29,10 +29,12 @@ def profile() -> TargetProfile:
 
 def plan(profile: TargetProfile, *goals: str) -> Plan:
     weight = np.random.default_rng(0).standard_normal(SECOND.weight_shape)
-    asked = list(map(parse_goal, goals))
-    return plan_around(
-        SURVEY, {"first": LEAN}, scan=ErrorScan({"second": weight}), goals=asked, profile=profile, progress=silent
-    )
+    scan = ErrorScan({"second": weight})
+
+    def make(survey: Survey, asked: Sequence[Goal]) -> Plan:
+        return make_plan(survey, scan, asked, profile, silent)
+
+    return plan_around(SURVEY, {"first": LEAN}, list(map(parse_goal, goals)), profile, make)
 
 
 def total(found: Plan, name: str) -> int:
@@ -78,12 +80,9 @@ def test_a_goal_out_of_reach_says_the_least_of_the_whole_network(profile: Target
 
 def test_a_network_whose_sites_are_all_fixed_is_judged_later(profile: TargetProfile) -> None:
     """There is nothing to plan, whatever the goal."""
-    found = plan_around(
-        surveyed(FIRST),
-        {"first": LEAN},
-        scan=ErrorScan({}),
-        goals=[parse_goal("params<=0.001")],
-        profile=profile,
-        progress=silent,
-    )
+
+    def make(_survey: Survey, _goals: Sequence[Goal]) -> Plan:
+        pytest.fail("nothing is left to plan")
+
+    found = plan_around(surveyed(FIRST), {"first": LEAN}, [parse_goal("params<=0.001")], profile, make)
     assert found.structures == {"first": LEAN}

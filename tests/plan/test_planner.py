@@ -17,7 +17,9 @@ PAIR = gkpd_structure((16, 1, 1, 1), (1, 16, 3, 3), 2)
 
 
 def planner(*goals: str, fixed: dict[str, Structure] | None = None, given: Plan | None = None) -> Planner:
-    return Planner(SURVEY, ErrorScan({}), tuple(map(parse_goal, goals)), fixed or {}, given)
+    return Planner(
+        SURVEY, ErrorScan({}), tuple(map(parse_goal, goals)), fixed or {}, given, lambda _profile, _progress: None
+    )
 
 
 def test_the_default_goal_is_for_what_is_left_to_the_planner() -> None:
