@@ -9,8 +9,9 @@ demo: $(STAMP)
 	$(VENV)/bin/kronexport build sample:resnet20 --target cpu --target openvino --goal "params<=0.6" --out kronexport-out
 	@echo "The report: kronexport-out/report.html"
 
+# One process a core, one thread a process: threads for small matrices only wait for each other.
 test: $(STAMP)
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
