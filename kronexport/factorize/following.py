@@ -1,7 +1,7 @@
 """What an error in each output channel of a site counts: as the BatchNorm that alone reads it lets it through."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 import torch
@@ -47,7 +47,7 @@ def row_weights(model: nn.Module, sites: Sequence[str], images: Tensor) -> dict[
     handles = [layer_at(model, site).register_forward_hook(note(site)) for site in sites]
     handles += [norm.register_forward_pre_hook(look_up) for norm in norms]
     try:
-        with torch.no_grad(), _Reads() as reads:
+        with torch.no_grad(), _Reads(made) as reads:
             run(model, images)
     finally:
         for handle in handles:
@@ -57,10 +57,14 @@ def row_weights(model: nn.Module, sites: Sequence[str], images: Tensor) -> dict[
 
 
 class _Reads(TorchFunctionMode):
-    """Counts, by the id of a tensor, the functions that make another tensor of it."""
+    """Counts, by the id of a tensor in ``made``, the functions that make another tensor of it.
 
-    def __init__(self) -> None:
+    Of other tensors nothing is counted: they may go, and a later one may get the id of one that went.
+    """
+
+    def __init__(self, made: Container[int]) -> None:
         super().__init__()
+        self._made = made
         self.count: Counter[int] = Counter()
 
     def __torch_function__(
@@ -68,7 +72,7 @@ class _Reads(TorchFunctionMode):
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         if any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):
-            self.count.update({id(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)})
+            self.count.update({id(leaf) for leaf in tree_leaves((args, kwargs)) if id(leaf) in self._made})
         return result
 
 

@@ -74,7 +74,8 @@ def choose(
     paying = [[candidate for candidate in options if candidate.pays] for options in candidates]
     for options in (paying, candidates):
         with suppress(GoalError):
-            return _fastest_near(options, limits, solve(options, limits), slack)
+            best = solve(options, limits)
+            return _fastest_near(options, limits, best, slack) if slack else best
     # the sites' seconds only steer: whether a goal on latency is met, the finished network says
     firm = {name: limit for name, limit in limits.items() if name != "seconds"}
     least: Literal["seconds", "cubed_error"] = "seconds" if "seconds" in limits else "cubed_error"
@@ -91,10 +92,14 @@ def _fastest_near(
     options: Sequence[Sequence[Candidate]], limits: Mapping[str, float], best: list[Candidate], slack: float
 ) -> list[Candidate]:
     """The fastest choice within ``limits`` and ``slack`` times the error of ``best``, the choice of least error."""
-    error = sum(candidate.cubed_error for candidate in best)
-    if not error * slack:
+    most = (1 + slack) * sum(candidate.cubed_error for candidate in best)
+    # what alone has more error is left out first, so that no number of the solver's is far above its limit
+    near = [[candidate for candidate in site if candidate.cubed_error <= most] for site in options]
+    bounds = {**limits, "cubed_error": most} if most else limits
+    try:
+        return solve(near, bounds, minimize="seconds")
+    except GoalError:  # by rounding: ``best`` is within all limits
         return best
-    return solve(options, {**limits, "cubed_error": (1 + slack) * error}, minimize="seconds")
 
 
 def plan_of(survey: Survey, chosen: Sequence[Candidate], profile: TargetProfile, basis: Basis) -> Plan:

@@ -53,6 +53,7 @@ def measured_plan(
         GoalError: no choice meets the goals on params, MACs and size; the message says the least that is reachable.
     """
     candidates = all_candidates(survey.sites, scan, profile, progress)
+    choose(survey, candidates, goals)  # a goal out of reach is refused before anything is timed
     menus = [_Menu(site, tuple(options), profile) for site, options in zip(survey.sites, candidates, strict=True)]
     _time(menus, [{menu.trial(menu.dense_form)} for menu in menus], clock)
     for _ in range(ROUNDS):
@@ -123,6 +124,8 @@ class _Menu:
             fastest = min(forms, key=lambda form: forms[form], default=None)
             estimate = self.site.batch * form_seconds(fastest, self.profile) if fastest else 1.0
             self.scales[_unit(structure)] = forms[fastest] / estimate if fastest else math.inf
+        if not self.known[None]:  # without dense's time there is nothing to compare with: the roofline serves
+            self.scales[None] = 1.0
 
     def candidates(self) -> list[Candidate]:
         """All that the runtime may run: with measured seconds where they are known, and scaled estimates where not."""

@@ -283,3 +283,16 @@ def test_a_layer_that_is_too_wide_keeps_the_factors_of_its_weight(
         weight = layer_weight(layer_at(model, site)).numpy()
         same = np.array_equal(network.to_dense(), gkpd(weight, STRUCTURES[site]).to_dense())
         assert same == (weight[0].size > 3 * 9), site
+
+
+def test_rows_are_weighed_in_a_long_chain_whose_activations_come_and_go() -> None:
+    """Python gives the id of a tensor that is gone to a later one."""
+    blocks = [part for _ in range(8) for part in (nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.ReLU())]
+    model = nn.Sequential(*blocks).eval()
+    for part in blocks[1::3]:
+        nn.init.constant_(part.weight, 3.0)  # type: ignore[arg-type]  # a norm's
+    sites = [str(index) for index in range(0, 24, 3)]
+    for _ in range(3):
+        rows = row_weights(model, sites, torch.ones(1, 4, 3, 3))
+        for site in sites:
+            torch.testing.assert_close(rows[site], torch.full((4,), 9 / (1 + 1e-5)))
