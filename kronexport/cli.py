@@ -72,7 +72,7 @@ def build(
     set_: options.Set = None,
     *,
     allow_unmeasured: Annotated[bool, typer.Option(help="Accept goals that cannot be measured here.")] = False,
-    dry_run: Annotated[bool, typer.Option(help="Survey and plan only; write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Survey and plan only; no output is written.")] = False,
     as_json: options.Json = False,
 ) -> None:
     """Build MODEL for each target: factorize, lower, compile, verify, measure and pack it."""
@@ -128,6 +128,7 @@ def plan(
     goal: options.Goal = None,
     include: options.Include = None,
     exclude: options.Exclude = None,
+    threads: options.Threads = None,
     out: Annotated[
         Path | None, typer.Option(help="Write the plan to this file, for build --plan; one target at a time.")
     ] = None,
@@ -147,6 +148,7 @@ def plan(
         "goal": goal,
         "include": include,
         "exclude": exclude,
+        "threads": threads,
     }
     resolved = load_config(config, flags, set_ or [])
     from kronexport import pipeline, terminal  # noqa: PLC0415  loads torch

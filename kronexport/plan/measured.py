@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import median
 
 from kronexport.backends.profile import TargetProfile
 from kronexport.errors import GoalError
@@ -83,7 +84,7 @@ class _Menu:
     """The candidates of one site, dense first, and what is known of their time.
 
     ``known`` has by structure its timed forms with their seconds, dense's under None; ``scales`` by structure, ranks
-    left out, measured over estimated seconds, infinite where the runtime runs no form.
+    left out, the median over timed ranks of measured over estimated seconds, infinite where the runtime runs none.
     """
 
     site: Site
@@ -120,10 +121,13 @@ class _Menu:
             forms = self.known.setdefault(structure, {})
             if seconds is not None:
                 forms[trial.form] = seconds
+        ratios: dict[Structure | None, list[float]] = {}
         for structure, forms in self.known.items():
-            fastest = min(forms, key=lambda form: forms[form], default=None)
-            estimate = self.site.batch * form_seconds(fastest, self.profile) if fastest else 1.0
-            self.scales[_unit(structure)] = forms[fastest] / estimate if fastest else math.inf
+            timed = ratios.setdefault(_unit(structure), [])
+            if forms:
+                fastest = min(forms, key=lambda form: forms[form])
+                timed.append(forms[fastest] / (self.site.batch * form_seconds(fastest, self.profile)))
+        self.scales = {unit: median(timed) if timed else math.inf for unit, timed in ratios.items()}
         if not self.known[None]:  # without dense's time there is nothing to compare with: the roofline serves
             self.scales[None] = 1.0
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from kronexport.backends.profile import load_target
+from kronexport.errors import GoalError
 from kronexport.factorize.scan import ErrorScan
 from kronexport.lower.forms import DENSE
 from kronexport.measure.costs import FormTimes
@@ -134,3 +135,17 @@ def test_when_the_solver_does_not_settle_what_was_timed_decides(monkeypatch: pyt
     found = plan(clock, "macs<=0.4")
     assert found.basis == "measured"
     assert seconds(clock, found) > 0
+
+
+def test_a_site_without_a_time_for_dense_goes_by_the_roofline() -> None:
+    """It is factorized all the same."""
+    clock = Clock(lambda trial: None if trial.form.name == DENSE else estimate(trial))
+    found = plan(clock, "macs<=0.4")
+    assert sum(choice.macs for choice in found.sites) <= 0.4 * SURVEY.macs
+
+
+def test_a_goal_out_of_reach_is_refused_before_anything_is_timed() -> None:
+    clock = Clock(estimate)
+    with pytest.raises(GoalError, match="cannot be met"):
+        plan(clock, "macs<=0.0001")
+    assert clock.calls == 0
