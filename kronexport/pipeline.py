@@ -37,7 +37,7 @@ from kronexport.plan.goals import missed_goals
 from kronexport.plan.plan_file import plan_toml
 from kronexport.plan.planner import Planner
 from kronexport.records import Plan, ProgressCallback, Report, TargetReport, silent
-from kronexport.request import Request, check_plan_out, check_request, clock_of, threads_of
+from kronexport.request import Request, check_plan_out, check_request, instruments_of, threads_of
 from kronexport.ship.output import OutputFolder, check_output, prepare_output, remove_stale
 from kronexport.ship.report_html import write_report_html
 from kronexport.ship.report_json import write_report_json
@@ -212,8 +212,8 @@ def planner_of(
         with named(f"--plan {request.config.plan}"):
             given = given_plan(request.plan, project.survey, structures)
     scan = scan_stage(project, fixed)
-    clocks = partial(clock_of, request.config)
-    planner = Planner(project.survey, scan, request.goals, structures, given, clocks)
+    instruments = partial(instruments_of, request.config, project)
+    planner = Planner(project.survey, scan, request.goals, structures, given, instruments)
     if any(map(planner.needs_scan, request.profiles)):
         scan.prefetch(progress)
     return planner

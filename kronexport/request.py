@@ -11,11 +11,15 @@ from kronexport.errors import UserInputError, named
 from kronexport.measure.costs import FormTimes, measure_forms
 from kronexport.measure.micro import Trial
 from kronexport.measure.race import RaceTiming
+from kronexport.measure.setting import Setting, Timing
 from kronexport.measure.store import MeasurementStore
 from kronexport.plan.goals import Goal, parse_goal
 from kronexport.plan.measured import Clock
 from kronexport.plan.plan_file import PlanFile, read_plan_file
+from kronexport.plan.planner import Instruments
+from kronexport.plan.rehearsal import REHEARSAL, Rehearsal
 from kronexport.records import ProgressCallback
+from kronexport.survey.project import Project
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +60,8 @@ def threads_of(config: BuildConfig, profile: TargetProfile) -> int:
     return config.threads or config.measure.threads or profile.threads
 
 
-def clock_of(config: BuildConfig, profile: TargetProfile, progress: ProgressCallback) -> Clock | None:
-    """What times forms on this machine, from the store where it can; None where the target is another one."""
-    if profile.board is not None:
-        return None
+def clock_of(config: BuildConfig, profile: TargetProfile, threads: int, progress: ProgressCallback) -> Clock:
+    """What times forms on this machine, from the store where it can."""
     usual, asked = RaceTiming(), config.measure
     timing = replace(
         usual,
@@ -70,9 +72,26 @@ def clock_of(config: BuildConfig, profile: TargetProfile, progress: ProgressCall
 
     def clock(trials: Sequence[Trial]) -> FormTimes:
         with MeasurementStore() as store:
-            return measure_forms(trials, profile, threads_of(config, profile), store, progress=progress, timing=timing)
+            return measure_forms(trials, profile, threads, store, progress=progress, timing=timing)
 
     return clock
+
+
+def instruments_of(
+    config: BuildConfig, project: Project, profile: TargetProfile, progress: ProgressCallback
+) -> Instruments | None:
+    """What times forms and networks of ``project`` on this machine; None where the target is another one."""
+    if profile.board is not None:
+        return None
+    threads, longest, asked = threads_of(config, profile), REHEARSAL, config.measure
+    timing = Timing(
+        seconds=min(longest.seconds, asked.seconds),
+        rounds=min(longest.rounds, asked.rounds),
+        warmup_seconds=min(longest.warmup_seconds, asked.warmup_seconds),
+    )
+    setting = Setting(profile.backend, threads, project.input)
+    rehearsal = Rehearsal(project.module, profile.opset, setting, timing, progress)
+    return Instruments(clock_of(config, profile, threads, progress), rehearsal)
 
 
 def check_plan_target(plan: PlanFile, profiles: Sequence[TargetProfile]) -> None:

@@ -6,6 +6,7 @@ subject to sums of params, MACs, stored weights and estimated seconds within wha
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -56,7 +57,11 @@ def make_plan(
 
 
 def choose(
-    survey: Survey, candidates: Sequence[Sequence[Candidate]], goals: Sequence[Goal], slack: float = 0.0
+    survey: Survey,
+    candidates: Sequence[Sequence[Candidate]],
+    goals: Sequence[Goal],
+    slack: float = 0.0,
+    shares: Mapping[str, float] = MappingProxyType({}),
 ) -> list[Candidate]:
     """One of each site's candidates: as ``make_plan``, whatever their seconds rest on.
 
@@ -65,18 +70,19 @@ def choose(
         candidates: of each site, dense first.
         goals: as for ``make_plan``.
         slack: of the choices whose error is at most this part above the least one, the fastest is taken.
+        shares: what the sum of ``seconds`` or ``weights`` may be, as a part of dense's, in place of what goals say.
 
     Raises:
         GoalError: no choice meets the goals on params, MACs and size; the message says the least that is reachable.
     """
     check_reachable(goals, survey, {name: _least(survey, candidates, name) for name in ("params", "macs")})
-    limits = _limits(survey, goals, candidates)
+    limits = _limits(survey, goals, candidates) | _limits_by_share(candidates, shares)
     paying = [[candidate for candidate in options if candidate.pays] for options in candidates]
     for options in (paying, candidates):
         with suppress(GoalError):
             best = solve(options, limits)
             return _fastest_near(options, limits, best, slack) if slack else best
-    # the sites' seconds only steer: whether a goal on latency is met, the finished network says
+    # the sites' seconds only steer: whether a goal on latency is met, the network says (in_context.py)
     firm = {name: limit for name, limit in limits.items() if name != "seconds"}
     least: Literal["seconds", "cubed_error"] = "seconds" if "seconds" in limits else "cubed_error"
     return solve(candidates, firm, minimize=least)
@@ -84,8 +90,12 @@ def choose(
 
 def dense_plan(survey: Survey, profile: TargetProfile) -> Plan:
     """The plan that changes nothing."""
-    choices = (SitePlan(site.name, None, DENSE, site.params, site.macs, 0.0) for site in survey.sites)
-    return Plan(profile.name, tuple(choices), "roofline")
+    return Plan(profile.name, tuple(map(left_dense, survey.sites)), "roofline")
+
+
+def left_dense(site: Site) -> SitePlan:
+    """The site as it is."""
+    return SitePlan(site.name, None, DENSE, site.params, site.macs, 0.0)
 
 
 def _fastest_near(
@@ -131,6 +141,11 @@ def _limits(survey: Survey, goals: Sequence[Goal], candidates: Sequence[Sequence
     if times:
         limits["seconds"] = max(min(times), _sum_of_least(candidates, "seconds"))
     return limits
+
+
+def _limits_by_share(candidates: Sequence[Sequence[Candidate]], shares: Mapping[str, float]) -> dict[str, float]:
+    dense = {name: sum(getattr(options[0], name) for options in candidates) for name in shares}
+    return {name: max(share * dense[name], _sum_of_least(candidates, name)) for name, share in shares.items()}
 
 
 def _site_plan(site: Site, pick: Candidate) -> SitePlan:

@@ -33,6 +33,8 @@ def plan_around(
     Raises:
         GoalError: no choice for the other sites meets the goals; the message says the least that is reachable.
     """
+    if not fixed:
+        return make(survey, goals)
     kept = {site.name: keep(site, fixed[site.name], profile) for site in survey.sites if site.name in fixed}
     rest = _rest(survey, kept)
     if goals and rest.sites:

@@ -9,9 +9,10 @@ candidates alone.
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
+from types import MappingProxyType
 
 from kronexport.backends.profile import TargetProfile
 from kronexport.errors import GoalError
@@ -47,8 +48,9 @@ def measured_plan(
     *,
     clock: Clock,
     progress: ProgressCallback,
+    shares: Mapping[str, float] = MappingProxyType({}),
 ) -> Plan:
-    """As ``make_plan``, with seconds that ``clock`` measured.
+    """As ``make_plan``, with seconds that ``clock`` measured; ``shares`` as for ``choose``.
 
     Raises:
         GoalError: no choice meets the goals on params, MACs and size; the message says the least that is reachable.
@@ -58,15 +60,17 @@ def measured_plan(
     menus = [_Menu(site, tuple(options), profile) for site, options in zip(survey.sites, candidates, strict=True)]
     _time(menus, [{menu.trial(menu.dense_form)} for menu in menus], clock)
     for _ in range(ROUNDS):
-        chosen = choose(survey, [menu.candidates() for menu in menus], goals, SLACK)
+        chosen = choose(survey, [menu.candidates() for menu in menus], goals, SLACK, shares)
         wanted = [menu.untimed(pick) for menu, pick in zip(menus, chosen, strict=True)]
         if not any(wanted):
             return plan_of(survey, chosen, profile, "measured")
         _time(menus, wanted, clock)
     try:
-        chosen = choose(survey, [menu.timed() for menu in menus], goals, SLACK)
+        chosen = choose(survey, [menu.timed() for menu in menus], goals, SLACK, shares)
     except GoalError:  # what was timed is not enough to meet the goals; estimates are still better than nothing
-        return plan_of(survey, choose(survey, [menu.candidates() for menu in menus], goals, SLACK), profile, "roofline")
+        return plan_of(
+            survey, choose(survey, [menu.candidates() for menu in menus], goals, SLACK, shares), profile, "roofline"
+        )
     return plan_of(survey, chosen, profile, "measured")
 
 

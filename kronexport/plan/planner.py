@@ -7,12 +7,27 @@ from kronexport.backends.profile import TargetProfile
 from kronexport.factorize.scan import ErrorScan
 from kronexport.plan.choose import make_plan
 from kronexport.plan.fixed import plan_around
-from kronexport.plan.goals import DEFAULT_GOALS, Goal, parse_goal
+from kronexport.plan.goals import DEFAULT_GOALS, Goal, budget, judge, parse_goal
+from kronexport.plan.guard import guarded_plan
+from kronexport.plan.in_context import tuned_plan
 from kronexport.plan.measured import Clock, measured_plan
+from kronexport.plan.rehearsal import Rehearsal
 from kronexport.records import Plan, ProgressCallback, Structure, Survey
 
-Clocks = Callable[[TargetProfile, ProgressCallback], Clock | None]
-"""What times forms on a target; None: it cannot be measured here, and its roofline serves."""
+_IN_CONTEXT = ("size", "memory")
+"""Goals of which only a rehearsal says what a layer that goes back to dense does to them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instruments:
+    """What times forms, and whole networks, on a target that is this machine."""
+
+    clock: Clock
+    rehearsal: Rehearsal
+
+
+InstrumentsOf = Callable[[TargetProfile, ProgressCallback], Instruments | None]
+"""None: the target cannot be measured here, and its roofline serves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +43,7 @@ class Planner:
     goals: tuple[Goal, ...]
     fixed: Mapping[str, Structure]
     given: Plan | None
-    clocks: Clocks
+    instruments_of: InstrumentsOf
 
     def goals_of(self, profile: TargetProfile) -> tuple[Goal, ...]:
         """The goals that the target is judged by: the default ones only where all is left to the planner."""
@@ -41,23 +56,53 @@ class Planner:
         return bool(self.goals_of(profile)) and not self.is_given(profile)
 
     def plan(self, profile: TargetProfile, progress: ProgressCallback) -> Plan:
-        """The target's plan.
+        """The target's plan: by goals it is rehearsed and guarded where the target is this machine.
 
         Raises:
             GoalError: no choice meets the goals; the message says the least that is reachable.
         """
         if self.given is not None and self.is_given(profile):
             return self.given
-        clock = self.clocks(profile, progress)
+        goals, instruments = self.goals_of(profile), self.instruments_of(profile, progress)
 
-        def make(survey: Survey, goals: Sequence[Goal]) -> Plan:
-            if clock is None:
-                return make_plan(survey, self.scan, goals, profile, progress)
-            return measured_plan(survey, self.scan, goals, profile, clock=clock, progress=progress)
+        def plan_at(shares: Mapping[str, float]) -> Plan:
+            def make(survey: Survey, goals: Sequence[Goal]) -> Plan:
+                if instruments is None:
+                    return make_plan(survey, self.scan, goals, profile, progress)
+                return measured_plan(
+                    survey, self.scan, goals, profile, clock=instruments.clock, progress=progress, shares=shares
+                )
 
-        goals = self.goals_of(profile)
-        return plan_around(self.survey, self.fixed, goals, profile, make) if self.fixed else make(self.survey, goals)
+            return plan_around(self.survey, self.fixed, goals, profile, make)
+
+        if instruments is None or not goals:
+            return plan_at({})
+        return self._guarded(tuned_plan(plan_at, goals, instruments.rehearsal), goals, instruments.rehearsal)
 
     def is_given(self, profile: TargetProfile) -> bool:
         """Whether the user's plan is for this target."""
         return self.given is not None and self.given.target == profile.name
+
+    def _guarded(self, plan: Plan, goals: Sequence[Goal], rehearsal: Rehearsal) -> Plan:
+        in_context = [goal for goal in goals if goal.name in _IN_CONTEXT]
+
+        def allowed(one: Plan) -> bool:
+            return all(
+                _whole(self.survey, one, name) <= budget(goals, name, getattr(self.survey, name))
+                for name in ("params", "macs")
+            )
+
+        def meets(one: Plan) -> bool:
+            if not in_context:
+                return True
+            found = rehearsal.against_dense(one, memory=any(goal.name == "memory" for goal in in_context))
+            return all(judge(goal, found.dense, found.planned, found.speedup).met is not False for goal in in_context)
+
+        sites = [site for site in self.survey.sites if site.name not in self.fixed]
+        return guarded_plan(plan, sites, allowed, meets, rehearsal)
+
+
+def _whole(survey: Survey, plan: Plan, name: str) -> int:
+    """Params or MACs of the network as planned."""
+    saved = sum(getattr(site, name) for site in survey.sites) - sum(getattr(choice, name) for choice in plan.sites)
+    return int(getattr(survey, name) - saved)

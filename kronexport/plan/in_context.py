@@ -1,0 +1,127 @@
+"""Goals on what only the whole network shows: plans are rehearsed and made again until they are met.
+
+The solver bounds sums over layers. A goal on latency or memory is the network's, of which layers alone say only a part,
+so each such goal has a knob, the sum over layers that moves it, and the knob is turned until the goal is just met:
+
+    goal      knob (as a share of dense's sum)
+    latency   seconds of the layers, each timed alone
+    memory    elements of the stored weights
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from kronexport.plan.goals import Goal, judge
+from kronexport.plan.rehearsal import Rehearsal, Rehearsed
+from kronexport.records import ModelFigures, Plan, Speedup
+
+KNOBS: Final = {"latency": "seconds", "memory": "weights"}
+"""Goal name -> the field of ``Candidate`` whose sum is bounded for its sake."""
+
+AIM: Final = 0.98
+"""Of what a goal allows: the finished network is timed once more, and times differ by a percent or two."""
+
+NEAR: Final = (0.96, 0.99)
+"""Where a plan is good enough to stop."""
+
+TRIES: Final = 6
+LEAST_SHARE: Final = 0.01
+
+PlanAt = Callable[[Mapping[str, float]], Plan]
+"""Makes a plan that keeps the sum over layers of each named field within this share of dense's."""
+
+
+def tuned_plan(plan_at: PlanAt, goals: Sequence[Goal], rehearsal: Rehearsal) -> Plan:
+    """The plan of least error that meets the goals on latency and memory as a network; the nearest to them if none.
+
+    Raises:
+        GoalError: as ``plan_at`` does at the first try.
+    """
+    dials = [_Dial(knob, [goal for goal in goals if goal.name == name]) for name, knob in KNOBS.items()]
+    dials = [dial for dial in dials if dial.goals]
+    tried: dict[Plan, float] = {}
+    for done in range(TRIES if dials else 0):
+        rehearsal.progress("rehearse", done, TRIES)
+        plan = plan_at({dial.knob: dial.share for dial in dials})
+        if plan in tried:
+            break
+        rehearsed = rehearsal.against_dense(plan, memory=any(dial.knob == "weights" for dial in dials))
+        for dial in dials:
+            dial.learn(rehearsed)
+        tried[plan] = max(dial.reached or 0.0 for dial in dials)
+        if all(dial.is_settled for dial in dials):
+            break
+        for dial in dials:
+            dial.turn()
+    if not tried:
+        return plan_at({})
+    met = [plan for plan, reached in tried.items() if reached <= 1]
+    return min(met, key=_error) if met else min(tried, key=lambda plan: tried[plan])
+
+
+def _error(plan: Plan) -> float:
+    return sum((choice.rel_error or 0.0) ** 3 for choice in plan.sites)
+
+
+@dataclass(slots=True)
+class _Dial:
+    """One knob: ``share`` is where it stands, ``points`` what came of it: share -> value over what the goals allow.
+
+    Share 1 is dense. ``reached`` is that of the last try, None where it cannot be measured.
+    """
+
+    knob: str
+    goals: list[Goal]
+    points: dict[float, float] = field(default_factory=dict, init=False)
+    reached: float | None = field(default=None, init=False)
+    share: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.share = min((AIM * goal.number for goal in self.goals if goal.scale is None), default=1.0)
+
+    @property
+    def is_settled(self) -> bool:
+        low, high = NEAR
+        return self.reached is None or low <= self.reached <= high
+
+    def learn(self, rehearsed: Rehearsed) -> None:
+        """Note what the share led to, and where dense stands."""
+        dense = _excess(self.goals, rehearsed.dense, rehearsed.dense, _SAME)
+        self.reached = _excess(self.goals, rehearsed.dense, rehearsed.planned, rehearsed.speedup)
+        if dense is not None and self.reached is not None:
+            self.points |= {1.0: dense, self.share: self.reached}
+
+    def turn(self) -> None:
+        """Go to where the line through the two points nearest to the aim crosses it, but not past other points.
+
+        Dense is left out where there are two more: the first layer that is factorized may change much at once.
+        """
+        if self.is_settled:
+            return
+        above = [share for share, reached in self.points.items() if reached > AIM]
+        if not above:  # dense meets the goals too
+            self.share = 1.0
+            return
+        if len(self.points) == 1:  # an absolute goal begins with dense
+            self.share = AIM / self.points[1.0]
+            return
+        below = [share for share, reached in self.points.items() if reached <= AIM]
+        lower, upper = max(below, default=min(above) / 2), min(above)
+        tried = [share for share in self.points if share < 1 or len(self.points) == 2]  # noqa: PLR2004  a line takes two
+        near, far = sorted(tried, key=lambda share: abs(self.points[share] - AIM))[:2]
+        rise = (self.points[far] - self.points[near]) / (far - near)
+        share = near + (AIM - self.points[near]) / rise if rise > 0 else lower
+        if below and not lower < share < upper:
+            share = (lower + upper) / 2
+        self.share = max(share, lower, LEAST_SHARE)
+
+
+def _excess(goals: Sequence[Goal], dense: ModelFigures, network: ModelFigures, speedup: Speedup) -> float | None:
+    """The value of the goal that is furthest from met, as a part of what it allows; None where none is measured."""
+    values = [(judge(goal, dense, network, speedup).value, goal.number) for goal in goals]
+    return max((value / number for value, number in values if value is not None), default=None)
+
+
+_SAME = Speedup(1.0, (1.0, 1.0), "within noise")
+"""Of dense against itself."""

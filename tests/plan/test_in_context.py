@@ -1,0 +1,106 @@
+"""Goals on what only the whole network shows: the knobs are turned until they are met, and no further than needed."""
+
+from collections.abc import Callable, Mapping
+
+import pytest
+from torch import nn
+
+from kronexport.factorize.gkpd import gkpd_structure
+from kronexport.measure.setting import Setting, Timing
+from kronexport.plan.goals import parse_goal
+from kronexport.plan.in_context import TRIES, tuned_plan
+from kronexport.plan.rehearsal import Rehearsal, Rehearsed
+from kronexport.records import InputSpec, LatencyStats, ModelFigures, Plan, SitePlan, Speedup, silent
+
+DENSE_MS, DENSE_BYTES = 10.0, 1000
+
+
+def figures(milliseconds: float, memory: int | None) -> ModelFigures:
+    return ModelFigures(0, 0, 0, LatencyStats(1, *[milliseconds] * 7), memory)
+
+
+class Doubled(Rehearsal):
+    """A double of a network: what becomes of a plan is a function of its one layer's MACs."""
+
+    def __init__(self, latency: Callable[[int], float], memory: Callable[[int], int | None] = lambda _: None) -> None:
+        super().__init__(nn.Identity(), 18, Setting("onnxruntime", 1, InputSpec("x", (1,))), Timing(), silent)
+        self.latency, self.memory = latency, memory
+        self.rehearsed = 0
+
+    def against_dense(self, plan: Plan, *, memory: bool) -> Rehearsed:
+        self.rehearsed += 1
+        (choice,) = plan.sites
+        ratio = self.latency(choice.macs)
+        peaks = (DENSE_BYTES, self.memory(choice.macs)) if memory else (None, None)
+        speedup = Speedup(1 / ratio, (1 / ratio, 1 / ratio), "faster")
+        return Rehearsed(figures(DENSE_MS, peaks[0]), figures(DENSE_MS * ratio, peaks[1]), speedup)
+
+
+class PlanAt:
+    """A solver of one layer of 1000 MACs: it uses all of the tightest share, and the error falls with the MACs."""
+
+    def __init__(self, least: int = 10) -> None:
+        self.least = least
+        self.asked: list[Mapping[str, float]] = []
+
+    def __call__(self, shares: Mapping[str, float]) -> Plan:
+        self.asked.append(shares)
+        macs = max(round(1000 * min(shares.values(), default=1.0)), self.least)
+        structure = gkpd_structure((4, 4, 1, 1), (4, 4, 3, 3), 1)
+        return Plan("cpu", (SitePlan("layer", structure, "grouped-2-1", 1, macs, 1 - macs / 1000),), "measured")
+
+
+def tuned(rehearsal: Doubled, plan_at: PlanAt, *goals: str) -> int:
+    """MACs of the plan."""
+    return tuned_plan(plan_at, list(map(parse_goal, goals)), rehearsal).sites[0].macs
+
+
+@pytest.mark.parametrize(
+    "latency",
+    [
+        pytest.param(lambda macs: 0.3 + 0.7 * macs / 1000, id="a part of the network is in no layer"),
+        pytest.param(lambda macs: macs / 1000 * 0.8 if macs < 1000 else 1.0, id="better than layers alone"),
+        pytest.param(lambda macs: (macs / 1000) ** 0.5, id="no straight line"),
+        pytest.param(lambda macs: macs / 1000, id="as layers alone"),
+    ],
+)
+@pytest.mark.parametrize("goal", ["latency<=0.5", "latency<=0.8", "latency<=5ms"])
+def test_a_goal_on_latency_is_met_and_hardly_more(latency: Callable[[int], float], goal: str) -> None:
+    allowed = 0.5 if goal == "latency<=5ms" else float(goal.rpartition("=")[2])
+    rehearsal = Doubled(latency)
+    reached = latency(tuned(rehearsal, PlanAt(), goal))
+    assert 0.95 * allowed <= reached <= allowed
+    assert rehearsal.rehearsed <= TRIES
+
+
+def test_out_of_reach_the_fastest_is_taken() -> None:
+    """Of a network in which no layer matters much."""
+    rehearsal = Doubled(lambda macs: 0.9 + 0.1 * macs / 1000)
+    assert tuned(rehearsal, PlanAt(least=100), "latency<=0.5") == 100
+    assert rehearsal.rehearsed < TRIES
+
+
+def test_where_dense_is_fast_enough_it_stays() -> None:
+    assert tuned(Doubled(lambda macs: macs / 1000), PlanAt(), "latency<=20ms") == 1000
+
+
+def test_without_such_goals_nothing_is_rehearsed() -> None:
+    rehearsal, plan_at = Doubled(lambda _macs: 1.0), PlanAt()
+    assert tuned(rehearsal, plan_at, "macs<=0.5", "size<=0.5") == 1000
+    assert (rehearsal.rehearsed, plan_at.asked) == (0, [{}])
+
+
+def test_memory_has_a_knob_of_its_own() -> None:
+    """Both goals are met; the tighter one decides."""
+    rehearsal = Doubled(lambda macs: macs / 1000, lambda macs: round(DENSE_BYTES * (0.5 + 0.5 * macs / 1000)))
+    plan_at = PlanAt()
+    macs = tuned(rehearsal, plan_at, "latency<=0.9", "memory<=0.6")
+    assert 0.576 <= 0.5 + 0.5 * macs / 1000 <= 0.6
+    assert all(set(shares) == {"seconds", "weights"} for shares in plan_at.asked)
+
+
+def test_memory_that_cannot_be_measured_turns_no_knob() -> None:
+    """The first plan is kept, and the report will say why the goal has no value."""
+    rehearsal = Doubled(lambda macs: macs / 1000)
+    assert tuned(rehearsal, PlanAt(), "memory<=0.5") == 490
+    assert rehearsal.rehearsed == 1
