@@ -17,6 +17,7 @@ from typing import Any
 import onnx_ir as ir
 
 from kronexport.backends import BACKENDS
+from kronexport.backends.profile import load_target
 from kronexport.config import BuildConfig, config_toml, load_config
 from kronexport.errors import (
     BundleError,
@@ -35,7 +36,7 @@ from kronexport.plan.choose import dense_plan
 from kronexport.plan.given import given_plan
 from kronexport.plan.goals import missed_goals
 from kronexport.plan.plan_file import plan_toml
-from kronexport.plan.planner import Planner
+from kronexport.plan.planner import Planner, form_chooser
 from kronexport.records import Plan, ProgressCallback, Report, TargetReport, silent
 from kronexport.request import Request, check_plan_out, check_request, instruments_of, threads_of
 from kronexport.ship.output import OutputFolder, check_output, prepare_output, remove_stale
@@ -207,12 +208,14 @@ def planner_of(
         UserInputError: the user's plan does not fit the model.
     """
     structures = {site: network.structure for site, network in fixed.items()}
+    instruments = partial(instruments_of, request.config, project)
     given = None
     if request.plan is not None:
+        profile = load_target(request.plan.target)
         with named(f"--plan {request.config.plan}"):
-            given = given_plan(request.plan, project.survey, structures)
+            form_of = form_chooser(instruments(profile, progress), profile)
+            given = given_plan(request.plan, project.survey, structures, form_of)
     scan = scan_stage(project, fixed)
-    instruments = partial(instruments_of, request.config, project)
     planner = Planner(project.survey, scan, request.goals, structures, given, instruments)
     if any(map(planner.needs_scan, request.profiles)):
         scan.prefetch(progress)

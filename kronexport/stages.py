@@ -247,8 +247,6 @@ def fitting_notes(job: Job, network: Network) -> tuple[str, ...]:
     if structures:
         notes = (f"factors are fitted to {fitted}", *notes)
     kept = len(network.plan.structures) - len(structures)
-    if kept and network.plan.basis == "measured":
-        notes = ("lowerings of layers that keep their factors are chosen by the target's roofline", *notes)
     return (f"{kept} layers keep the factors that the model came with", *notes) if kept else notes
 
 

@@ -7,7 +7,6 @@ subject to sums of params, MACs, stored weights and estimated seconds within wha
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from types import MappingProxyType
-from typing import Literal
 
 import numpy as np
 from scipy import sparse
@@ -84,8 +83,10 @@ def choose(
             return _fastest_near(options, limits, best, slack) if slack else best
     # the sites' seconds only steer: whether a goal on latency is met, the network says (in_context.py)
     firm = {name: limit for name, limit in limits.items() if name != "seconds"}
-    least: Literal["seconds", "cubed_error"] = "seconds" if "seconds" in limits else "cubed_error"
-    return solve(candidates, firm, minimize=least)
+    try:
+        return solve(candidates, firm, minimize="seconds" if "seconds" in limits else "cubed_error")
+    except GoalError as error:
+        raise GoalError(_reachable_together(survey, candidates, firm)) from error
 
 
 def dense_plan(survey: Survey, profile: TargetProfile) -> Plan:
@@ -98,6 +99,23 @@ def left_dense(site: Site) -> SitePlan:
     return SitePlan(site.name, None, DENSE, site.params, site.macs, 0.0)
 
 
+def _reachable_together(survey: Survey, candidates: Sequence[Sequence[Candidate]], limits: Mapping[str, float]) -> str:
+    """Of each figure the least that the goals on the others leave."""
+    reached = []
+    for name in limits:
+        others = {other: limit for other, limit in limits.items() if other != name}
+        with suppress(GoalError):
+            least = sum(getattr(pick, name) for pick in solve(candidates, others, minimize=name))
+            dense = survey.macs if name == "macs" else survey.params
+            least += _fixed(survey, "macs" if name == "macs" else "params")
+            size = {"weights": f"size {least * FLOAT_BYTES:.4g}B"}.get(name, f"{name} {least:.4g}")
+            reached.append(f"{size} ({least / dense:.3f} of dense)")
+    return (
+        "--goal: the goals can each be met, but not together; with all others as they are, the least of each is "
+        f"{', '.join(reached)}; loosen one of them"
+    )
+
+
 def _fastest_near(
     options: Sequence[Sequence[Candidate]], limits: Mapping[str, float], best: list[Candidate], slack: float
 ) -> list[Candidate]:
@@ -105,7 +123,7 @@ def _fastest_near(
     most = (1 + slack) * sum(candidate.cubed_error for candidate in best)
     # what alone has more error is left out first, so that no number of the solver's is far above its limit
     near = [[candidate for candidate in site if candidate.cubed_error <= most] for site in options]
-    bounds = {**limits, "cubed_error": most} if most else limits
+    bounds: Mapping[str, float] = {**limits, "cubed_error": most} if most else limits
     try:
         return solve(near, bounds, minimize="seconds")
     except GoalError:  # by rounding: ``best`` is within all limits
@@ -124,7 +142,10 @@ def _limits(survey: Survey, goals: Sequence[Goal], candidates: Sequence[Sequence
     """
     if not any(goal.name in ("params", "macs", "size", "latency") for goal in goals):
         goals = [parse_goal(text) for text in DEFAULT_GOALS]
-    limits = {name: budget(goals, name, getattr(survey, name)) - _fixed(survey, name) for name in ("params", "macs")}
+    limits: dict[str, float] = {
+        "params": budget(goals, "params", survey.params) - _fixed(survey, "params"),
+        "macs": budget(goals, "macs", survey.macs) - _fixed(survey, "macs"),
+    }
     sizes = [
         goal.number * (survey.params if goal.scale is None else goal.scale / FLOAT_BYTES)
         for goal in goals
@@ -169,7 +190,7 @@ def _sum_of_least(candidates: Sequence[Sequence[Candidate]], name: str) -> float
 def solve(
     candidates: Sequence[Sequence[Candidate]],
     limits: Mapping[str, float],
-    minimize: Literal["cubed_error", "seconds"] = "cubed_error",
+    minimize: str = "cubed_error",
 ) -> list[Candidate]:
     """One candidate a site, of the least total of ``minimize``, with every sum within ``limits`` (fields of Candidate).
 
@@ -194,9 +215,7 @@ def solve(
             options={"mip_rel_gap": 0.0},
         )
     if result.x is None:
-        raise GoalError(
-            f"--goal: the goals can each be met, but not together; loosen one of them (solver: {result.message})"
-        )
+        raise GoalError(f"--goal: no choice is within all limits (solver: {result.message})")
     chosen = [flat[index] for index in np.flatnonzero(result.x > 0.5)]  # noqa: PLR2004  a binary, up to rounding
     if all(sum(getattr(pick, name) for pick in chosen) <= limit for name, limit in limits.items()):
         return chosen

@@ -10,15 +10,20 @@ from kronexport.plan.goals import Goal
 from kronexport.plan.roofline import FLOAT_BYTES, form_seconds
 from kronexport.records import Plan, Site, SitePlan, Structure, Survey
 
+FormOf = Callable[[Site, Structure], Form]
+"""The fastest form of a site at a structure; ``dense`` is one of them."""
+
 
 def plan_around(
     survey: Survey,
     fixed: Mapping[str, Structure],
     goals: Sequence[Goal],
     profile: TargetProfile,
+    *,
     make: Callable[[Survey, Sequence[Goal]], Plan],
+    form_of: FormOf,
 ) -> Plan:
-    """Each fixed site in its fastest form by the roofline; the others dense, or by the goals if there are any.
+    """Each fixed site in its fastest form; the others dense, or by the goals if there are any.
 
     Goals are those of the whole network, to which the fixed sites count with what they cost; one on latency is asked
     of the other sites alone.
@@ -27,15 +32,16 @@ def plan_around(
         survey: sites as if all were dense, and the dense network's params and MACs.
         fixed: the structure of some of the sites; their error is 0.
         goals: none: no other site is factorized.
-        profile: whose roofline ranks the forms of the fixed sites.
+        profile: of the target.
         make: plans the other sites by goals.
+        form_of: says the fastest form of a fixed site.
 
     Raises:
         GoalError: no choice for the other sites meets the goals; the message says the least that is reachable.
     """
     if not fixed:
         return make(survey, goals)
-    kept = {site.name: keep(site, fixed[site.name], profile) for site in survey.sites if site.name in fixed}
+    kept = {site.name: keep(site, fixed[site.name], form_of) for site in survey.sites if site.name in fixed}
     rest = _rest(survey, kept)
     if goals and rest.sites:
         others = make(rest, [_absolute(goal, survey) for goal in goals])
@@ -45,12 +51,12 @@ def plan_around(
     return Plan(profile.name, tuple(choices[site.name] for site in survey.sites), others.basis)
 
 
-def keep(site: Site, structure: Structure, profile: TargetProfile) -> SitePlan:
-    """The site with its own factors, in the form that the roofline puts first; ``dense`` is one of them."""
-    return planned(site, fastest_form(site, structure, profile), 0.0)
+def keep(site: Site, structure: Structure, form_of: FormOf) -> SitePlan:
+    """The site with its own factors, in its fastest form."""
+    return planned(site, form_of(site, structure), 0.0)
 
 
-def fastest_form(site: Site, structure: Structure, profile: TargetProfile) -> Form:
+def form_by_roofline(profile: TargetProfile, site: Site, structure: Structure) -> Form:
     """The form of least time by the target's roofline."""
     forms = generate_forms(structure, site.geometry, site.input_size)
     return min(forms, key=lambda form: form_seconds(form, profile))

@@ -2,37 +2,38 @@
 
 from collections.abc import Mapping
 
-from kronexport.backends.profile import TargetProfile, load_target
+from kronexport.backends.profile import load_target
 from kronexport.errors import UserInputError, named
 from kronexport.factorize.decompose import METHODS, check_method
 from kronexport.factorize.network import check_group
 from kronexport.lower.forms import DENSE, Form, generate_forms
-from kronexport.plan.fixed import fastest_form, keep, planned
+from kronexport.plan.choose import left_dense
+from kronexport.plan.fixed import FormOf, keep, planned
 from kronexport.plan.plan_file import STAYS_DENSE, PlanFile, SiteTable
 from kronexport.records import Plan, Site, SitePlan, Structure, Survey
 from kronexport.survey.imports import suggestion
 
 
-def given_plan(file: PlanFile, survey: Survey, fixed: Mapping[str, Structure]) -> Plan:
+def given_plan(file: PlanFile, survey: Survey, fixed: Mapping[str, Structure], form_of: FormOf) -> Plan:
     """The plan of a file. A site that it does not name stays dense, or keeps its factors if it has any.
 
     Args:
         file: as ``read_plan_file`` gives it.
         survey: the sites of the model.
         fixed: the structure of the sites that hold factors already.
+        form_of: says the fastest form where the file names none.
 
     Raises:
         UserInputError: the target is none, or a site is not in the model; a site's factors, ranks or lowering do not
             fit it. The message lists what does.
     """
-    profile = load_target(file.target)
     tables = {table.name: table for table in file.site}
     _check_names(tables, survey)
     choices = []
     for site in survey.sites:
         with named(f"site {site.name}"):
-            choices.append(_choice(site, tables.get(site.name), fixed.get(site.name), profile))
-    return Plan(profile.name, tuple(choices), "given")
+            choices.append(_choice(site, tables.get(site.name), fixed.get(site.name), form_of))
+    return Plan(load_target(file.target).name, tuple(choices), "given")
 
 
 def _check_names(tables: Mapping[str, SiteTable], survey: Survey) -> None:
@@ -48,12 +49,12 @@ def _check_names(tables: Mapping[str, SiteTable], survey: Survey) -> None:
             )
 
 
-def _choice(site: Site, table: SiteTable | None, fixed: Structure | None, profile: TargetProfile) -> SitePlan:
+def _choice(site: Site, table: SiteTable | None, fixed: Structure | None, form_of: FormOf) -> SitePlan:
     if table is None:
-        return _dense(site) if fixed is None else keep(site, fixed, profile)
+        return left_dense(site) if fixed is None else keep(site, fixed, form_of)
     if table.method == STAYS_DENSE:
         _check_dense(table)
-        return _dense(site)
+        return left_dense(site)
     structure = table.structure
     if fixed is None:
         _check_structure(site, structure)
@@ -62,11 +63,7 @@ def _choice(site: Site, table: SiteTable | None, fixed: Structure | None, profil
             f"method {structure.method!r}, factors {structure} at ranks {structure.ranks}: the model holds factors "
             f"here already, {fixed.method!r}, {fixed} at ranks {fixed.ranks}; keep those, or leave the site out"
         )
-    return planned(site, _form(site, structure, table.lowering, profile), None if fixed is None else 0.0)
-
-
-def _dense(site: Site) -> SitePlan:
-    return SitePlan(site.name, None, DENSE, site.params, site.macs, 0.0)
+    return planned(site, _form(site, structure, table.lowering, form_of), None if fixed is None else 0.0)
 
 
 def _check_dense(table: SiteTable) -> None:
@@ -90,9 +87,9 @@ def _check_structure(site: Site, structure: Structure) -> None:
     check_group(structure, site.geometry.group, "factors")
 
 
-def _form(site: Site, structure: Structure, lowering: str | None, profile: TargetProfile) -> Form:
+def _form(site: Site, structure: Structure, lowering: str | None, form_of: FormOf) -> Form:
     if lowering is None:
-        return fastest_form(site, structure, profile)
+        return form_of(site, structure)
     forms = {form.name: form for form in generate_forms(structure, site.geometry, site.input_size)}
     if lowering not in forms:
         raise UserInputError(

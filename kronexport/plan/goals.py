@@ -130,8 +130,7 @@ def missed_goals(report: Report, *, allow_unmeasured: bool) -> list[GoalError]:
         lines = []
         for goal in target.goals:
             if goal.met is False:
-                remedy = "ask for fewer MACs as well (macs<=...)" if goal.expr.startswith("latency") else "loosen it"
-                lines.append(f"{name}: goal {goal.expr} missed: reached {goal.value:.4g}; {remedy}")
+                lines.append(f"{name}: goal {goal.expr} missed: the best that was found is {goal.value:.4g}; loosen it")
             elif goal.met is None and not allow_unmeasured:
                 reason = target.unmeasured[f"goals.{goal.expr}"]
                 lines.append(f"{name}: goal {goal.expr}: {reason}; accept that with --allow-unmeasured")

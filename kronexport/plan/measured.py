@@ -22,6 +22,7 @@ from kronexport.measure.costs import FormTimes
 from kronexport.measure.micro import Trial, dense_form
 from kronexport.plan.candidates import Candidate, all_candidates
 from kronexport.plan.choose import choose, plan_of
+from kronexport.plan.fixed import form_by_roofline
 from kronexport.plan.goals import Goal
 from kronexport.plan.roofline import form_seconds
 from kronexport.records import Plan, ProgressCallback, Site, Structure, Survey
@@ -58,7 +59,7 @@ def measured_plan(
     candidates = all_candidates(survey.sites, scan, profile, progress)
     choose(survey, candidates, goals)  # a goal out of reach is refused before anything is timed
     menus = [_Menu(site, tuple(options), profile) for site, options in zip(survey.sites, candidates, strict=True)]
-    _time(menus, [{menu.trial(menu.dense_form)} for menu in menus], clock)
+    _time(menus, [{trial_of(menu.site, menu.dense_form)} for menu in menus], clock)
     for _ in range(ROUNDS):
         chosen = choose(survey, [menu.candidates() for menu in menus], goals, SLACK, shares)
         wanted = [menu.untimed(pick) for menu, pick in zip(menus, chosen, strict=True)]
@@ -74,11 +75,29 @@ def measured_plan(
     return plan_of(survey, chosen, profile, "measured")
 
 
+def form_by_clock(clock: Clock, profile: TargetProfile, site: Site, structure: Structure) -> Form:
+    """The form of least measured time; of least time by the roofline where the runtime runs none of them."""
+    forms = generate_forms(structure, site.geometry, site.input_size)
+    found = clock([trial_of(site, form) for form in forms])
+    _warn_of(found)
+    seconds = {trial.form: taken for trial, taken in found.seconds.items()}
+    return min(seconds, key=lambda form: seconds[form]) if seconds else form_by_roofline(profile, site, structure)
+
+
+def trial_of(site: Site, form: Form) -> Trial:
+    """The form with what stands beside it in the network."""
+    return Trial(form, site.batch, site.has_bias or site.has_norm, site.activation)
+
+
+def _warn_of(found: FormTimes) -> None:
+    for reason in sorted({f"{trial}: {reason}" for trial, reason in found.set_aside.items()}):
+        log.warning("a form is set aside, since the runtime does not run it: %s", reason)
+
+
 def _time(menus: Sequence["_Menu"], wanted: Sequence[set[Trial]], clock: Clock) -> None:
     """Every menu learns what became of its trials."""
     found = clock(list(dict.fromkeys(trial for trials in wanted for trial in trials)))
-    for reason in sorted({f"{trial}: {reason}" for trial, reason in found.set_aside.items()}):
-        log.warning("a form is set aside, since the runtime does not run it: %s", reason)
+    _warn_of(found)
     for menu, trials in zip(menus, wanted, strict=True):
         menu.learn({trial: found.seconds.get(trial) for trial in trials})
 
@@ -102,11 +121,6 @@ class _Menu:
         """The site left as it is."""
         return dense_form(self.site.weight_shape, self.site.geometry, self.site.input_size)
 
-    def trial(self, form: Form) -> Trial:
-        """The form with what stands beside it in the network."""
-        has_bias = self.site.has_bias or self.site.has_norm
-        return Trial(form, self.site.batch, has_bias, self.site.activation)
-
     def untimed(self, pick: Candidate) -> set[Trial]:
         """The forms to time before ``pick`` can be taken: none if its structure is known."""
         if pick.structure in self.known or pick.structure is None:
@@ -116,7 +130,7 @@ class _Menu:
         leaner.sort(key=lambda form: form_seconds(form, self.profile))
         shortlist = {form.name: form for form in leaner[:FORMS]}
         picked = next(form for form in leaner if form.name == pick.lowering)
-        return {self.trial(form) for form in (shortlist | {picked.name: picked}).values()}
+        return {trial_of(self.site, form) for form in (shortlist | {picked.name: picked}).values()}
 
     def learn(self, found: dict[Trial, float | None]) -> None:
         """Keep the seconds of each trial; None: it was set aside."""

@@ -25,7 +25,7 @@ _HEADER = """\
 #   method    dense, or one of docs/methods.md, such as gkpd
 #   factors   the slowest first; their sizes f, c, h, w multiply to the layer's weight F, C / groups, kh, kw
 #   ranks     one for each letter in rank_axes, in alphabetical order
-#   lowering  the form in which it runs; left out: the one that the target's roofline puts first
+#   lowering  the form in which it runs; left out: the fastest is chosen
 # basis and rel_error (||W - W^|| / ||W|| as it was planned) tell where the plan came from; a build does not use them.
 
 """

@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from kronexport.backends.profile import TargetProfile
 from kronexport.factorize.scan import ErrorScan
 from kronexport.plan.choose import make_plan
-from kronexport.plan.fixed import plan_around
+from kronexport.plan.fixed import FormOf, form_by_roofline, plan_around
 from kronexport.plan.goals import DEFAULT_GOALS, Goal, budget, judge, parse_goal
 from kronexport.plan.guard import guarded_plan
 from kronexport.plan.in_context import tuned_plan
-from kronexport.plan.measured import Clock, measured_plan
+from kronexport.plan.measured import Clock, form_by_clock, measured_plan
 from kronexport.plan.rehearsal import Rehearsal
 from kronexport.records import Plan, ProgressCallback, Structure, Survey
 
@@ -28,6 +29,13 @@ class Instruments:
 
 InstrumentsOf = Callable[[TargetProfile, ProgressCallback], Instruments | None]
 """None: the target cannot be measured here, and its roofline serves."""
+
+
+def form_chooser(instruments: Instruments | None, profile: TargetProfile) -> FormOf:
+    """What says the fastest form of a structure: measured where the target is this machine."""
+    if instruments is None:
+        return partial(form_by_roofline, profile)
+    return partial(form_by_clock, instruments.clock, profile)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +81,8 @@ class Planner:
                     survey, self.scan, goals, profile, clock=instruments.clock, progress=progress, shares=shares
                 )
 
-            return plan_around(self.survey, self.fixed, goals, profile, make)
+            form_of = form_chooser(instruments, profile)
+            return plan_around(self.survey, self.fixed, goals, profile, make=make, form_of=form_of)
 
         if instruments is None or not goals:
             return plan_at({})

@@ -168,10 +168,16 @@ def test_the_choice_is_the_best_there_is() -> None:
 
 
 def test_goals_that_exclude_each_other_are_refused() -> None:
-    """Each limit can be met, both together cannot."""
-    options = [Candidate(None, "dense", p, m, 1, 0.0, 0.0, pays=True) for p, m in ((1, 10), (10, 1))]
-    with pytest.raises(GoalError, match="not together"):
-        solve([options], {"params": 5.0, "macs": 5.0})
+    """Each limit can be met, both together cannot: the message says what the others leave of each."""
+    dense = site("conv", 16, 16)
+    one = Survey((dense,), (), dense.params + 1000, dense.macs + 1000)
+    options = [
+        Candidate(None, "dense", dense.params, dense.macs, 1, 0.0, 0.0, pays=True),
+        *(Candidate(PAIR, "grouped-1-2", p, m, 1, 0.1, 0.0, pays=True) for p, m in ((10, 10_000), (1000, 100))),
+    ]
+    goals = [parse_goal("params<=1.5k"), parse_goal("macs<=1.5k")]
+    with pytest.raises(GoalError, match=r"not together.* params 2000 .* macs 1.1e\+04 .*loosen"):
+        choose(one, [options], goals)
 
 
 def test_the_plan_file_names_every_site(survey: Survey, weights: dict[str, np.ndarray], profile: TargetProfile) -> None:

@@ -1,12 +1,15 @@
 """A plan that the user gives: it fits the model, or the message says what would."""
 
+from functools import partial
 from typing import Any
 
 import pytest
 
+from kronexport.backends.profile import load_target
 from kronexport.errors import UserInputError
 from kronexport.factorize.gkpd import gkpd_structure
 from kronexport.lower.forms import generate_forms
+from kronexport.plan.fixed import form_by_roofline
 from kronexport.plan.given import given_plan
 from kronexport.plan.plan_file import PlanFile, SiteTable
 from kronexport.records import Plan, Structure
@@ -16,6 +19,7 @@ from tests.strategies import METHOD_STRUCTURES
 CONV = site("conv", 6, 6)
 GROUPED = site("grouped", 6, 12, group=2)
 SURVEY = surveyed(CONV, GROUPED)
+FORM_OF = partial(form_by_roofline, load_target("cpu"))
 PAIR = gkpd_structure((6, 1, 1, 1), (1, 6, 3, 3), 2)
 
 
@@ -31,7 +35,12 @@ def table(structure: Structure, **changed: Any) -> SiteTable:
 
 
 def planned(*tables: SiteTable, fixed: dict[str, Structure] | None = None) -> Plan:
-    return given_plan(PlanFile(version=1, target="cpu", site=tables), SURVEY, fixed or {})
+    return given_plan(
+        PlanFile(version=1, target="cpu", site=tables),
+        SURVEY,
+        fixed or {},
+        partial(form_by_roofline, load_target("cpu")),
+    )
 
 
 @pytest.mark.parametrize("structure", METHOD_STRUCTURES, ids=lambda structure: structure.method)
@@ -104,7 +113,7 @@ def test_groups_need_a_first_factor_that_says_them() -> None:
 
 def test_a_target_that_is_none() -> None:
     with pytest.raises(UserInputError, match="target 'cpuu': no such target"):
-        given_plan(PlanFile(version=1, target="cpuu"), SURVEY, {})
+        given_plan(PlanFile(version=1, target="cpuu"), SURVEY, {}, FORM_OF)
 
 
 # --- layers that hold factors already -------------------------------------------------------------------------------

@@ -8,13 +8,15 @@ import pytest
 
 from kronexport.backends.profile import load_target
 from kronexport.errors import GoalError
+from kronexport.factorize.gkpd import gkpd_structure
 from kronexport.factorize.scan import ErrorScan
 from kronexport.lower.forms import DENSE
 from kronexport.measure.costs import FormTimes
 from kronexport.measure.micro import Trial
 from kronexport.plan import measured
+from kronexport.plan.fixed import form_by_roofline
 from kronexport.plan.goals import parse_goal
-from kronexport.plan.measured import measured_plan
+from kronexport.plan.measured import form_by_clock, measured_plan
 from kronexport.plan.roofline import form_seconds
 from kronexport.records import ConvGeometry, Plan, Site, Survey, silent
 
@@ -149,3 +151,16 @@ def test_a_goal_out_of_reach_is_refused_before_anything_is_timed() -> None:
     with pytest.raises(GoalError, match="cannot be met"):
         plan(clock, "macs<=0.0001")
     assert clock.calls == 0
+
+
+def test_factors_that_are_given_run_in_their_fastest_form() -> None:
+    """By the clock; by the roofline where the runtime runs none of the forms."""
+    structure = gkpd_structure((32, 1, 1, 1), (1, 32, 3, 3), 4)
+
+    def slow_but(name: str) -> Clock:
+        return Clock(lambda trial: 1e-4 if trial.form.name == name else 1e-3)
+
+    for name in (DENSE, "grouped-1-2", "folded-1-2"):
+        assert form_by_clock(slow_but(name), PROFILE, SITES[0], structure).name == name
+    chosen = form_by_clock(Clock(lambda _trial: None), PROFILE, SITES[0], structure)
+    assert chosen == form_by_roofline(PROFILE, SITES[0], structure)
