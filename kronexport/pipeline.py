@@ -45,7 +45,7 @@ from kronexport.ship.report_json import write_report_json
 from kronexport.stages import (
     FactorizedModels,
     Job,
-    factorize_stage,
+    compress_stage,
     measure_stage,
     misses_latency,
     realize,
@@ -164,7 +164,7 @@ def build_target(job: Job, dense_export: ir.Model) -> TargetReport:
     survey, module = job.project.survey, job.project.module
     plan = job.planner.plan(job.profile, job.progress)
     dense = realize(job, dense_plan(survey, job.profile), module, dense_export, "dense")
-    compressed = factorize_stage(job, plan, [str(value.name) for value in dense_export.graph.outputs])
+    compressed = compress_stage(job, plan, dense, [str(value.name) for value in dense_export.graph.outputs])
     measured = measure_stage(job, dense, compressed)
     notes: tuple[str, ...] = ()
     if measured and measured.speedup.verdict == "slower" and misses_latency(job, dense, compressed, measured):

@@ -2,6 +2,7 @@
 
 import logging
 import shlex
+import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +26,7 @@ from kronexport.files import write_text_aside
 from kronexport.lower.lowering import lower
 from kronexport.measure.pair import PairFigures, SideFigures, measure_pair
 from kronexport.measure.setting import Setting, Timing
+from kronexport.plan.accuracy import BUILDS, next_error, planned_error
 from kronexport.plan.goals import judge
 from kronexport.plan.plan_file import plan_toml
 from kronexport.plan.planner import Planner
@@ -89,6 +91,29 @@ def scan_stage(project: Project, fixed: Collection[str]) -> ErrorScan:
     return ErrorScan(site_weights(project.module, free))
 
 
+def compress_stage(job: Job, plan: Plan, dense: Network, outputs: Sequence[str]) -> Network:
+    """The network of ``plan``; where accuracy is all that is asked for, the fastest that keeps it.
+
+    Raises:
+        GoalError: no plan meets the goals.
+    """
+    network = factorize_stage(job, plan, outputs)
+    allowed = job.planner.drop_alone(job.profile)
+    if allowed is None or dense.accuracy is None or network.accuracy is None:
+        return network
+    built = [(dense.accuracy - network.accuracy, network)]
+    while error := next_error([(planned_error(one.plan), drop) for drop, one in built], allowed):
+        job.progress("accuracy", len(built), BUILDS)
+        network = factorize_stage(job, job.planner.plan(job.profile, job.progress, error), outputs)
+        if network.accuracy is None or network.plan in [one.plan for _, one in built]:
+            break
+        built.append((dense.accuracy - network.accuracy, network))
+    met = [network for drop, network in built if drop <= allowed]
+    if met:
+        return max(met, key=lambda network: planned_error(network.plan))
+    return min(built, key=lambda pair: pair[0])[1]
+
+
 def factorize_stage(job: Job, plan: Plan, outputs: Sequence[str]) -> Network:
     """The planned factors, fitted to the calibration images where there are some, exported and made real.
 
@@ -109,8 +134,7 @@ def factorize_stage(job: Job, plan: Plan, outputs: Sequence[str]) -> Network:
 
 def realize(job: Job, plan: Plan, model: nn.Module, exported: ir.Model, name: str) -> Network:
     """Lower, verify, compile and score one network; each stage is checked against the one before."""
-    folder = job.work / name
-    folder.mkdir()
+    folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=job.work))
     tolerance = job.profile.tolerances[job.config.precision]
     job.progress(f"lower {name}", 0, 1)
     lowered = lower(exported, plan.forms, job.profile.opset)

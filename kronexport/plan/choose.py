@@ -6,7 +6,7 @@ subject to sums of params, MACs, stored weights and estimated seconds within wha
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from types import MappingProxyType
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy import sparse
@@ -29,12 +29,32 @@ FEASIBILITY_TOLERANCE = 1e-6
 """HiGHS's own, by which a sum may pass its limit."""
 
 
+@dataclass(frozen=True, slots=True)
+class Steering:
+    """What the planner asks beside the goals, by what it learnt of the whole network.
+
+    ``shares``: what the sum of ``seconds`` or ``weights`` may be, as a part of dense's, in place of what goals say.
+    ``error``: what the sum of cubed errors may be; then the fastest choice is wanted.
+    """
+
+    shares: Mapping[str, float] = field(default_factory=dict)
+    error: float | None = None
+
+
+GOALS_ALONE = Steering()
+
+_BOUNDING = ("params", "macs", "size", "latency")
+"""Goals by which choices are bounded."""
+
+
 def make_plan(
     survey: Survey,
     scan: ErrorScan,
     goals: Sequence[Goal],
     profile: TargetProfile,
     progress: ProgressCallback,
+    *,
+    steering: Steering = GOALS_ALONE,
 ) -> Plan:
     """The plan of least weight error that meets every goal on params and MACs, and by estimate those on latency.
 
@@ -47,12 +67,13 @@ def make_plan(
         goals: those on params and macs bound the choice.
         profile: whose roofline ranks the forms.
         progress: told (stage, done, total) site by site.
+        steering: as for ``choose``.
 
     Raises:
         GoalError: no choice meets the goals; the message says the least that is reachable.
     """
     candidates = all_candidates(survey.sites, scan, profile, progress)
-    return plan_of(survey, choose(survey, candidates, goals), profile, "roofline")
+    return plan_of(survey, choose(survey, candidates, goals, steering=steering), profile, "roofline")
 
 
 def choose(
@@ -60,7 +81,7 @@ def choose(
     candidates: Sequence[Sequence[Candidate]],
     goals: Sequence[Goal],
     slack: float = 0.0,
-    shares: Mapping[str, float] = MappingProxyType({}),
+    steering: Steering = GOALS_ALONE,
 ) -> list[Candidate]:
     """One of each site's candidates: as ``make_plan``, whatever their seconds rest on.
 
@@ -69,14 +90,16 @@ def choose(
         candidates: of each site, dense first.
         goals: as for ``make_plan``.
         slack: of the choices whose error is at most this part above the least one, the fastest is taken.
-        shares: what the sum of ``seconds`` or ``weights`` may be, as a part of dense's, in place of what goals say.
+        steering: what the sums may be beside what goals say.
 
     Raises:
         GoalError: no choice meets the goals on params, MACs and size; the message says the least that is reachable.
     """
     check_reachable(goals, survey, {name: _least(survey, candidates, name) for name in ("params", "macs")})
-    limits = _limits(survey, goals, candidates) | _limits_by_share(candidates, shares)
+    limits = _limits(survey, goals, candidates, steering)
     paying = [[candidate for candidate in options if candidate.pays] for options in candidates]
+    if steering.error is not None:
+        return solve(paying, {**limits, "cubed_error": steering.error}, minimize="seconds")
     for options in (paying, candidates):
         with suppress(GoalError):
             best = solve(options, limits)
@@ -135,12 +158,14 @@ def plan_of(survey: Survey, chosen: Sequence[Candidate], profile: TargetProfile,
     return Plan(profile.name, tuple(map(_site_plan, survey.sites, chosen)), basis)
 
 
-def _limits(survey: Survey, goals: Sequence[Goal], candidates: Sequence[Sequence[Candidate]]) -> dict[str, float]:
-    """What the sites together may need of each figure that a goal bounds; dense bounds params and MACs in any case.
+def _limits(
+    survey: Survey, goals: Sequence[Goal], candidates: Sequence[Sequence[Candidate]], steering: Steering
+) -> dict[str, float]:
+    """What the sites together may need of each figure that is bounded; dense bounds params and MACs in any case.
 
-    A model whose goals bound none of params, MACs, size and latency is planned for the default goal.
+    Where neither a goal nor the steering bounds anything, the default goal does.
     """
-    if not any(goal.name in ("params", "macs", "size", "latency") for goal in goals):
+    if steering == GOALS_ALONE and not any(goal.name in _BOUNDING for goal in goals):
         goals = [parse_goal(text) for text in DEFAULT_GOALS]
     limits: dict[str, float] = {
         "params": budget(goals, "params", survey.params) - _fixed(survey, "params"),
@@ -161,7 +186,7 @@ def _limits(survey: Survey, goals: Sequence[Goal], candidates: Sequence[Sequence
     ]
     if times:
         limits["seconds"] = max(min(times), _sum_of_least(candidates, "seconds"))
-    return limits
+    return limits | _limits_by_share(candidates, steering.shares)
 
 
 def _limits_by_share(candidates: Sequence[Sequence[Candidate]], shares: Mapping[str, float]) -> dict[str, float]:

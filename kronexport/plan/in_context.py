@@ -8,10 +8,12 @@ so each such goal has a knob, the sum over layers that moves it, and the knob is
     memory    elements of the stored weights
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from kronexport.plan.accuracy import planned_error
+from kronexport.plan.choose import GOALS_ALONE, Steering
 from kronexport.plan.goals import Goal, judge
 from kronexport.plan.rehearsal import Rehearsal, Rehearsed
 from kronexport.records import ModelFigures, Plan, Speedup
@@ -28,8 +30,8 @@ NEAR: Final = (0.96, 0.99)
 TRIES: Final = 6
 LEAST_SHARE: Final = 0.01
 
-PlanAt = Callable[[Mapping[str, float]], Plan]
-"""Makes a plan that keeps the sum over layers of each named field within this share of dense's."""
+PlanAt = Callable[[Steering], Plan]
+"""Makes a plan by the goals and this."""
 
 
 def tuned_plan(plan_at: PlanAt, goals: Sequence[Goal], rehearsal: Rehearsal) -> Plan:
@@ -43,7 +45,7 @@ def tuned_plan(plan_at: PlanAt, goals: Sequence[Goal], rehearsal: Rehearsal) -> 
     tried: dict[Plan, float] = {}
     for done in range(TRIES if dials else 0):
         rehearsal.progress("rehearse", done, TRIES)
-        plan = plan_at({dial.knob: dial.share for dial in dials})
+        plan = plan_at(Steering({dial.knob: dial.share for dial in dials}))
         if plan in tried:
             break
         rehearsed = rehearsal.against_dense(plan, memory=any(dial.knob == "weights" for dial in dials))
@@ -55,13 +57,9 @@ def tuned_plan(plan_at: PlanAt, goals: Sequence[Goal], rehearsal: Rehearsal) -> 
         for dial in dials:
             dial.turn()
     if not tried:
-        return plan_at({})
+        return plan_at(GOALS_ALONE)
     met = [plan for plan, reached in tried.items() if reached <= 1]
-    return min(met, key=_error) if met else min(tried, key=lambda plan: tried[plan])
-
-
-def _error(plan: Plan) -> float:
-    return sum((choice.rel_error or 0.0) ** 3 for choice in plan.sites)
+    return min(met, key=planned_error) if met else min(tried, key=lambda plan: tried[plan])
 
 
 @dataclass(slots=True)

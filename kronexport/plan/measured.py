@@ -9,10 +9,9 @@ candidates alone.
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
-from types import MappingProxyType
 
 from kronexport.backends.profile import TargetProfile
 from kronexport.errors import GoalError
@@ -21,7 +20,7 @@ from kronexport.lower.forms import DENSE, Form, generate_forms
 from kronexport.measure.costs import FormTimes
 from kronexport.measure.micro import Trial, dense_form
 from kronexport.plan.candidates import Candidate, all_candidates
-from kronexport.plan.choose import choose, plan_of
+from kronexport.plan.choose import GOALS_ALONE, Steering, choose, plan_of
 from kronexport.plan.fixed import form_by_roofline
 from kronexport.plan.goals import Goal
 from kronexport.plan.roofline import form_seconds
@@ -49,9 +48,9 @@ def measured_plan(
     *,
     clock: Clock,
     progress: ProgressCallback,
-    shares: Mapping[str, float] = MappingProxyType({}),
+    steering: Steering = GOALS_ALONE,
 ) -> Plan:
-    """As ``make_plan``, with seconds that ``clock`` measured; ``shares`` as for ``choose``.
+    """As ``make_plan``, with seconds that ``clock`` measured; ``steering`` as for ``choose``.
 
     Raises:
         GoalError: no choice meets the goals on params, MACs and size; the message says the least that is reachable.
@@ -61,16 +60,16 @@ def measured_plan(
     menus = [_Menu(site, tuple(options), profile) for site, options in zip(survey.sites, candidates, strict=True)]
     _time(menus, [{trial_of(menu.site, menu.dense_form)} for menu in menus], clock)
     for _ in range(ROUNDS):
-        chosen = choose(survey, [menu.candidates() for menu in menus], goals, SLACK, shares)
+        chosen = choose(survey, [menu.candidates() for menu in menus], goals, SLACK, steering)
         wanted = [menu.untimed(pick) for menu, pick in zip(menus, chosen, strict=True)]
         if not any(wanted):
             return plan_of(survey, chosen, profile, "measured")
         _time(menus, wanted, clock)
     try:
-        chosen = choose(survey, [menu.timed() for menu in menus], goals, SLACK, shares)
+        chosen = choose(survey, [menu.timed() for menu in menus], goals, SLACK, steering)
     except GoalError:  # what was timed is not enough to meet the goals; estimates are still better than nothing
         return plan_of(
-            survey, choose(survey, [menu.candidates() for menu in menus], goals, SLACK, shares), profile, "roofline"
+            survey, choose(survey, [menu.candidates() for menu in menus], goals, SLACK, steering), profile, "roofline"
         )
     return plan_of(survey, chosen, profile, "measured")
 

@@ -6,7 +6,8 @@ from functools import partial
 
 from kronexport.backends.profile import TargetProfile
 from kronexport.factorize.scan import ErrorScan
-from kronexport.plan.choose import make_plan
+from kronexport.plan.accuracy import accuracy_alone
+from kronexport.plan.choose import GOALS_ALONE, Steering, make_plan
 from kronexport.plan.fixed import FormOf, form_by_roofline, plan_around
 from kronexport.plan.goals import DEFAULT_GOALS, Goal, budget, judge, parse_goal
 from kronexport.plan.guard import guarded_plan
@@ -63,8 +64,13 @@ class Planner:
         """Whether the target's plan weighs structures against each other."""
         return bool(self.goals_of(profile)) and not self.is_given(profile)
 
-    def plan(self, profile: TargetProfile, progress: ProgressCallback) -> Plan:
+    def plan(self, profile: TargetProfile, progress: ProgressCallback, error: float | None = None) -> Plan:
         """The target's plan: by goals it is rehearsed and guarded where the target is this machine.
+
+        Args:
+            profile: of the target.
+            progress: told (stage, done, total).
+            error: what ``planned_error`` of the plan may be; the fastest plan within it is wanted.
 
         Raises:
             GoalError: no choice meets the goals; the message says the least that is reachable.
@@ -73,20 +79,28 @@ class Planner:
             return self.given
         goals, instruments = self.goals_of(profile), self.instruments_of(profile, progress)
 
-        def plan_at(shares: Mapping[str, float]) -> Plan:
+        def plan_at(steering: Steering) -> Plan:
             def make(survey: Survey, goals: Sequence[Goal]) -> Plan:
                 if instruments is None:
-                    return make_plan(survey, self.scan, goals, profile, progress)
+                    return make_plan(survey, self.scan, goals, profile, progress, steering=steering)
                 return measured_plan(
-                    survey, self.scan, goals, profile, clock=instruments.clock, progress=progress, shares=shares
+                    survey, self.scan, goals, profile, clock=instruments.clock, progress=progress, steering=steering
                 )
 
             form_of = form_chooser(instruments, profile)
             return plan_around(self.survey, self.fixed, goals, profile, make=make, form_of=form_of)
 
-        if instruments is None or not goals:
-            return plan_at({})
-        return self._guarded(tuned_plan(plan_at, goals, instruments.rehearsal), goals, instruments.rehearsal)
+        if error is not None:
+            plan = plan_at(Steering(error=error))
+        elif instruments is None or not goals:
+            return plan_at(GOALS_ALONE)
+        else:
+            plan = tuned_plan(plan_at, goals, instruments.rehearsal)
+        return self._guarded(plan, goals, instruments.rehearsal) if instruments else plan
+
+    def drop_alone(self, profile: TargetProfile) -> float | None:
+        """The drop in accuracy that is allowed, where nothing else is asked for: accuracy.py finds the plan."""
+        return None if self.is_given(profile) else accuracy_alone(self.goals_of(profile))
 
     def is_given(self, profile: TargetProfile) -> bool:
         """Whether the user's plan is for this target."""

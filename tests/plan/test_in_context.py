@@ -1,12 +1,13 @@
 """Goals on what only the whole network shows: the knobs are turned until they are met, and no further than needed."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import pytest
 from torch import nn
 
 from kronexport.factorize.gkpd import gkpd_structure
 from kronexport.measure.setting import Setting, Timing
+from kronexport.plan.choose import GOALS_ALONE, Steering
 from kronexport.plan.goals import parse_goal
 from kronexport.plan.in_context import TRIES, tuned_plan
 from kronexport.plan.rehearsal import Rehearsal, Rehearsed
@@ -41,11 +42,11 @@ class PlanAt:
 
     def __init__(self, least: int = 10) -> None:
         self.least = least
-        self.asked: list[Mapping[str, float]] = []
+        self.asked: list[Steering] = []
 
-    def __call__(self, shares: Mapping[str, float]) -> Plan:
-        self.asked.append(shares)
-        macs = max(round(1000 * min(shares.values(), default=1.0)), self.least)
+    def __call__(self, steering: Steering) -> Plan:
+        self.asked.append(steering)
+        macs = max(round(1000 * min(steering.shares.values(), default=1.0)), self.least)
         structure = gkpd_structure((4, 4, 1, 1), (4, 4, 3, 3), 1)
         return Plan("cpu", (SitePlan("layer", structure, "grouped-2-1", 1, macs, 1 - macs / 1000),), "measured")
 
@@ -87,7 +88,7 @@ def test_where_dense_is_fast_enough_it_stays() -> None:
 def test_without_such_goals_nothing_is_rehearsed() -> None:
     rehearsal, plan_at = Doubled(lambda _macs: 1.0), PlanAt()
     assert tuned(rehearsal, plan_at, "macs<=0.5", "size<=0.5") == 1000
-    assert (rehearsal.rehearsed, plan_at.asked) == (0, [{}])
+    assert (rehearsal.rehearsed, plan_at.asked) == (0, [GOALS_ALONE])
 
 
 def test_memory_has_a_knob_of_its_own() -> None:
@@ -96,7 +97,7 @@ def test_memory_has_a_knob_of_its_own() -> None:
     plan_at = PlanAt()
     macs = tuned(rehearsal, plan_at, "latency<=0.9", "memory<=0.6")
     assert 0.576 <= 0.5 + 0.5 * macs / 1000 <= 0.6
-    assert all(set(shares) == {"seconds", "weights"} for shares in plan_at.asked)
+    assert all(set(steering.shares) == {"seconds", "weights"} for steering in plan_at.asked)
 
 
 def test_memory_that_cannot_be_measured_turns_no_knob() -> None:
