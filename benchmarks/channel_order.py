@@ -28,7 +28,7 @@ from kronexport.export.replace import site_weights
 from kronexport.factorize.gkpd import divisor_structures, max_rank
 from kronexport.factorize.scan import ErrorScan
 from kronexport.factorize.spectra import Spectrum
-from kronexport.lower.axes import least_macs
+from kronexport.lower.forms import least_macs
 from kronexport.plan.candidates import Candidate, all_candidates
 from kronexport.plan.choose import solve
 from kronexport.records import InputSpec, Site, Structure, Survey, silent

@@ -17,7 +17,7 @@ from kronexport.errors import UserInputError
 from kronexport.export.replace import factorized, site_weights, weight_errors
 from kronexport.factorize.calibrate import Calibration, image_limit
 from kronexport.factorize.scan import ErrorScan
-from kronexport.lower.axes import least_macs
+from kronexport.lower.forms import least_macs
 from kronexport.plan.choose import make_plan
 from kronexport.plan.goals import DEFAULT_GOALS, parse_goal
 from kronexport.records import InputSpec, ProgressCallback, Site, Skipped, Structure, Survey, silent

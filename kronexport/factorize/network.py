@@ -22,10 +22,11 @@ _MODE_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 """Four a factor (f, c, h, w); rank axes are lower-case, so the two never meet."""
 
 
-def einsum_equation(structure: Structure) -> str:
-    """The contraction of the factors as an einsum over ``[f_1, f_2, ..., c_1, ..., h_1, ..., w_1, ...]``.
+def einsum_equation(structure: Structure, kept: str = "") -> str:
+    """The contraction of the factors as an einsum over ``[kept, f_1, f_2, ..., c_1, ..., h_1, ..., w_1, ...]``.
 
-    The result reshapes to [F, C, kh, kw]; numpy, torch and ONNX Einsum all read it.
+    The result reshapes to [F, C, kh, kw], behind the rank axes ``kept`` that are not summed over; numpy, torch and
+    ONNX Einsum all read it.
 
     Raises:
         UserInputError: more factors than there are letters (six).
@@ -36,7 +37,7 @@ def einsum_equation(structure: Structure) -> str:
     modes = [_MODE_LETTERS[4 * k : 4 * k + 4] for k in range(count)]
     operands = [factor.rank_axes + mode for factor, mode in zip(structure.factors, modes, strict=True)]
     output = "".join(mode[axis] for axis in range(4) for mode in modes)
-    return f"{','.join(operands)}->{output}"
+    return f"{','.join(operands)}->{kept}{output}"
 
 
 def check_structure(structure: Structure) -> None:

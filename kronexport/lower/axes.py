@@ -43,6 +43,12 @@ def factor_axes(structure: Structure, k: int) -> tuple[str, ...]:
     return (*ranks, *groups, f"f{k + 1}", f"c{k + 1}")
 
 
+def sized_axes(structure: Structure, group: int) -> list[set[str]]:
+    """Of each factor the axes larger than 1, h and w left out."""
+    sizes = axis_sizes(structure, group)
+    return [{axis for axis in factor_axes(structure, k) if sizes[axis] > 1} for k in range(len(structure.factors))]
+
+
 def rank_axis(letter: str) -> str:
     """The axis of a rank letter."""
     return f"r{letter}"
@@ -95,8 +101,7 @@ def contractions(
         input_size: (height, width) of the layer's input.
         order: a permutation of the factor indices.
     """
-    sizes = axis_sizes(structure, geometry.group)
-    axes_of = [{axis for axis in factor_axes(structure, k) if sizes[axis] > 1} for k in range(len(structure.factors))]
+    axes_of = sized_axes(structure, geometry.group)
     alive = set(natural_axes(structure, geometry.group, "c")) - {BATCH_AXIS}
     outputs = set(natural_axes(structure, geometry.group, "f"))
     geometries = _step_geometries(structure, geometry, order)
@@ -129,15 +134,6 @@ def contraction_macs(step: Contraction, sizes: dict[str, int]) -> int:
     height, width = step.output_size
     axes = step.roles.contracted | step.roles.produced | step.roles.diagonal | step.roles.spectators
     return height * width * math.prod(step.geometry.kernel) * math.prod(sizes[axis] for axis in axes)
-
-
-def least_macs(structure: Structure, geometry: ConvGeometry, input_size: Pair) -> int:
-    """Multiply-accumulates at batch 1 in the cheapest contraction order."""
-    sizes = axis_sizes(structure, geometry.group)
-    return min(
-        sum(contraction_macs(step, sizes) for step in contractions(structure, geometry, input_size, order))
-        for order in orders(structure)
-    )
 
 
 def _step_geometries(structure: Structure, geometry: ConvGeometry, order: tuple[int, ...]) -> list[ConvGeometry]:

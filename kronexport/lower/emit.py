@@ -13,6 +13,7 @@ from kronexport.factorize.network import KroneckerNetwork
 from kronexport.lower.axes import BATCH_AXIS, factor_axes
 from kronexport.lower.forms import Form, Step
 from kronexport.lower.layouts import Axes
+from kronexport.lower.merge import merged_network
 from kronexport.records import Pair
 
 
@@ -25,7 +26,7 @@ class Emitter:
 
     def __init__(self, form: Form, network: KroneckerNetwork, site: str) -> None:
         self.form = form
-        self.network = network
+        self.network = merged_network(network, form.partition)
         self.site = site
         self.dtype = network.factors[0].dtype
         self.tape = ir.tape.Tape()
@@ -54,23 +55,18 @@ class Emitter:
         return value
 
     def _emit_dense(self, x: ir.Value, scale: NDArray[Any] | None, shift: NDArray[Any]) -> ir.Value:
-        weight = self._exact_network().to_dense()
+        weight = self.network.to_dense()
         if scale is not None:
             weight = weight * scale.reshape(-1, 1, 1, 1)
         inputs = [x, self._constant("weight", weight), self._constant("bias", shift)]
         return self._op("Conv", inputs, conv_attributes(self.form.geometry))
-
-    def _exact_network(self) -> KroneckerNetwork:
-        return KroneckerNetwork(
-            self.network.structure, tuple(factor.astype(np.float64) for factor in self.network.factors)
-        )
 
     def _weight(self, step: Step) -> NDArray[np.float64]:
         """The factor as [groups..., outputs..., inputs..., h, w]: summed, permuted, repeated, made block-diagonal."""
         k = step.contraction.factor
         own = factor_axes(self.network.structure, k)
         wanted = [*step.groups, *step.outputs, *(axis for axis in step.inputs if axis not in step.outputs)]
-        factor = self.network.factors[k].astype(np.float64)
+        factor = self.network.factors[k]
         factor = factor.reshape(*(self.form.sizes[axis] for axis in own), *factor.shape[-2:])
         unused = tuple(position for position, axis in enumerate(own) if axis not in wanted)
         factor = factor.sum(axis=unused)

@@ -1,16 +1,28 @@
 """Forms: the exact ways to run one Kronecker layer with standard operators.
 
-A form is an order of contraction and a placement of each axis that a step keeps (``placement.py``), with the memory
-layouts that need the fewest Transposes (``layouts.py``). This file puts both together with the layer's sizes.
+A form is a partition of the factors, those of a part multiplied into one first (``merge.py``), an order of contraction
+and a placement of each axis that a step keeps (``placement.py``), with the memory layouts that need the fewest
+Transposes (``layouts.py``). This file puts them together with the layer's sizes.
 """
 
 import math
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from kronexport.lower.axes import BATCH_AXIS, Contraction, axis_sizes, contractions, natural_axes, orders
+from kronexport.lower.axes import (
+    BATCH_AXIS,
+    Contraction,
+    axis_sizes,
+    contraction_macs,
+    contractions,
+    natural_axes,
+    orders,
+)
 from kronexport.lower.layouts import Axes, Layout, arrangements
+from kronexport.lower.merge import Partition, label, merged_structure, partitions, unmerged
 from kronexport.lower.placement import BASELINES, MOST_COMBINATIONS
 from kronexport.records import ConvGeometry, Pair, Structure
 
@@ -32,10 +44,14 @@ class Step(Layout):
 
 @dataclass(frozen=True)
 class Form:
-    """A named chain of steps; ``dense`` has none. ``final_transpose_from`` is set if the natural order needs one."""
+    """A named chain of steps; ``dense`` has none. ``final_transpose_from`` is set if the natural order needs one.
+
+    The steps contract the factors of ``merged``: what ``structure`` is after the parts of ``partition`` are multiplied.
+    """
 
     name: str
     structure: Structure
+    partition: Partition
     geometry: ConvGeometry
     input_size: Pair
     steps: tuple[Step, ...]
@@ -46,9 +62,14 @@ class Form:
         """The name without the order."""
         return self.name.partition("-")[0]
 
+    @property
+    def merged(self) -> Structure:
+        """The structure whose factors the steps contract."""
+        return merged_structure(self.structure, self.partition)
+
     @cached_property
     def sizes(self) -> dict[str, int]:
-        return axis_sizes(self.structure, self.geometry.group)
+        return axis_sizes(self.merged, self.geometry.group)
 
     def channels(self, axes: Iterable[str]) -> int:
         """Product of the sizes of ``axes``, the batch counting 1."""
@@ -57,7 +78,7 @@ class Form:
     @property
     def output_axes(self) -> Axes:
         """``n g f1 .. fS`` without axes of size 1: the order that the next layer expects."""
-        return natural_axes(self.structure, self.geometry.group, "f")
+        return natural_axes(self.merged, self.geometry.group, "f")
 
     @property
     def last_axes(self) -> Axes:
@@ -104,14 +125,15 @@ def generate_forms(structure: Structure, geometry: ConvGeometry, input_size: Pai
     """The forms of a layer that are worth a measurement, ``dense`` first; names are unique and stable.
 
     ``grouped-2-1`` contracts factor 2, then 1, with all spectators as groups; ``grouped/rows-2-1`` has rows at its
-    second step. A structure with higher ranks (above 1) has the same forms but for those that then need more MACs than
-    dense. docs/lowering.md has the rules by which forms are left out.
+    second step; ``grouped-2-13`` contracts factor 2, then 1 and 3 merged into one. A structure with higher ranks
+    (above 1) has the same forms but for those that then need more MACs than dense. docs/lowering.md has the rules by
+    which forms are left out.
     """
-    dense = Form(DENSE, structure, geometry, input_size, (), None)
+    dense = Form(DENSE, structure, unmerged(structure), geometry, input_size, (), None)
     worthwhile = [
         form
         for form in every_form(structure, geometry, input_size)
-        if form.placement in BASELINES or form.macs < dense.macs
+        if form.macs < dense.macs or (form.placement in BASELINES and form.partition == dense.partition)
     ]
     worthwhile.sort(key=lambda form: (*BASELINES, form.placement).index(form.placement))
     return (dense, *worthwhile)
@@ -119,14 +141,42 @@ def generate_forms(structure: Structure, geometry: ConvGeometry, input_size: Pai
 
 def every_form(structure: Structure, geometry: ConvGeometry, input_size: Pair) -> Iterator[Form]:
     """All but ``dense``, those that need more MACs than it included."""
-    start, end = (natural_axes(structure, geometry.group, letter) for letter in "cf")
-    most = MOST_COMBINATIONS // math.factorial(len(structure.factors))
-    for order in orders(structure):
-        chain = contractions(structure, geometry, input_size, order)
+    chains = list(_chains(structure, geometry, input_size))
+    of_length = Counter(len(chain) for _, chain in chains)  # each number of Convs has combinations of its own
+    for partition, chain in chains:
+        merged = merged_structure(structure, partition)
+        start, end = (natural_axes(merged, geometry.group, letter) for letter in "cf")
+        most = MOST_COMBINATIONS // of_length[len(chain)]
         for found in arrangements(tuple(step.roles for step in chain), start, end, most):
-            name = "-".join([found.word, *(str(k + 1) for k in order)])
+            name = _name(found.word, partition, chain)
             steps = tuple(map(_step, found.layouts, chain))
-            yield Form(name, structure, geometry, input_size, steps, found.final)
+            yield Form(name, structure, partition, geometry, input_size, steps, found.final)
+
+
+def least_macs(structure: Structure, geometry: ConvGeometry, input_size: Pair) -> int:
+    """Multiply-accumulates at batch 1 of the leanest form but ``dense``."""
+    totals = []
+    for partition, chain in _chains(structure, geometry, input_size):
+        sizes = axis_sizes(merged_structure(structure, partition), geometry.group)
+        totals.append(sum(contraction_macs(step, sizes) for step in chain))
+    return min(totals)
+
+
+def _chains(
+    structure: Structure, geometry: ConvGeometry, input_size: Pair
+) -> Iterator[tuple[Partition, tuple[Contraction, ...]]]:
+    """The contractions of every merged network in every order, the unmerged one's first."""
+    for partition in partitions(structure, geometry.group):
+        merged = merged_structure(structure, partition)
+        for order in orders(merged):
+            yield partition, contractions(merged, geometry, input_size, order)
+
+
+def _name(word: str, partition: Partition, chain: tuple[Contraction, ...]) -> str:
+    """The placement, its axes numbered as the factors that were merged; then the parts as they are contracted."""
+    labels = [label(part) for part in partition]
+    placement = re.sub(r"\b([fc])(\d)\b", lambda axis: axis[1] + labels[int(axis[2]) - 1], word)
+    return "-".join([placement, *(labels[step.factor] for step in chain)])
 
 
 def _step(layout: Layout, contraction: Contraction) -> Step:

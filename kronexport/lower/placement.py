@@ -17,7 +17,7 @@ Assignment = tuple[tuple[str, str], ...]
 """(axis, name of its placement) for each axis that a step keeps, in alphabetical order."""
 
 MOST_COMBINATIONS: Final = 384
-"""Of placements that are tried for one structure, over all orders."""
+"""Of placements that are tried for one structure and number of steps, over all orders."""
 
 
 def grouped(_step: Roles, _axis: str) -> tuple[Place, ...]:

@@ -12,8 +12,7 @@ from kronexport.backends.profile import TargetProfile
 from kronexport.factorize.gkpd import gkpd_structure, max_rank
 from kronexport.factorize.scan import ErrorScan
 from kronexport.factorize.spectra import scanned_structures
-from kronexport.lower.axes import least_macs
-from kronexport.lower.forms import DENSE, generate_forms
+from kronexport.lower.forms import DENSE, generate_forms, least_macs
 from kronexport.plan.roofline import conv_seconds, form_seconds
 from kronexport.records import ProgressCallback, Site, Structure
 

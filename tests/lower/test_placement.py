@@ -1,5 +1,8 @@
 """Placements and layouts: where kept axes go, what combinations are called, and which are left out."""
 
+import math
+from collections import Counter
+
 import pytest
 from hypothesis import given, settings
 
@@ -8,6 +11,7 @@ from kronexport.factorize.sekron import sekron_structure
 from kronexport.factorize.tucker import tucker_structure
 from kronexport.lower.axes import Roles
 from kronexport.lower.forms import Form, every_form, generate_forms
+from kronexport.lower.merge import partitions
 from kronexport.lower.placement import BASELINES, MOST_COMBINATIONS, PLACEMENTS, combinations
 from kronexport.records import ConvGeometry, Structure
 from tests.strategies import Layer, layers
@@ -114,6 +118,11 @@ def test_higher_ranks_have_the_same_forms_but_for_those_that_need_too_many_macs(
     ids=lambda structure: structure.method,
 )
 def test_the_number_of_forms_is_bounded(structure: Structure) -> None:
-    """Of four factors by the number of combinations; of five by one a placement and order."""
-    most = max(MOST_COMBINATIONS, 120 * len(PLACEMENTS))
-    assert len(list(every_form(structure, SAME, (14, 14)))) <= most
+    """Of each number of Convs by the number of combinations; where it has too many orders, by one a placement."""
+    orders = Counter[int]()
+    for partition in partitions(structure, 1):
+        orders[len(partition)] += math.factorial(len(partition))
+    found = Counter(len(form.steps) for form in every_form(structure, SAME, (14, 14)))
+    assert found.keys() == orders.keys()
+    for convs, number in found.items():
+        assert number <= max(MOST_COMBINATIONS, orders[convs] * len(PLACEMENTS))
