@@ -25,7 +25,7 @@ def clean_up(model: ir.Model) -> ir.Model:
         passes.IdentityEliminationPass(),  # what two cancelled Transposes leave behind
         passes.CommonSubexpressionEliminationPass(),
         passes.RemoveUnusedNodesPass(),
-        passes.DeduplicateInitializersPass(),
+        passes.DeduplicateHashedInitializersPass(),
         passes.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]  # its __init__ has no annotation
         passes.RemoveUnusedOpsetsPass(),
         passes.OutputFixPass(),  # a tensor that is returned twice stays two outputs
