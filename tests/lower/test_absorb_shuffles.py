@@ -8,6 +8,8 @@ import pytest
 from numpy.typing import NDArray
 
 from kronexport.lower.absorb_shuffles import AbsorbShuffles
+from kronexport.lower.channel_orders import Order
+from kronexport.lower.channel_rules import RULES, Rule
 from tests.lower.small_graphs import floats, graph, operators_after, shuffle
 
 IMAGE = "float[1,6,3,3]"
@@ -215,6 +217,19 @@ def test_a_residual_stream_is_stored_in_another_order_throughout() -> None:
         for source, target in (("p", "q"), ("q", "r"))
     )
     assert transposes_after(f"{body} g = GlobalAveragePool(r) y = Conv(g, v)", f"{IMAGE} x => float[1,6,1,1] y") == 0
+
+
+def test_a_node_that_carries_an_order_reads_nothing_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a rule says: one that takes only the first of two inputs in another order refuses both."""
+
+    def spread_first(node: ir.Node, _value: ir.Value, order: Order) -> dict[ir.Value, Order]:
+        first = node.inputs[0]
+        assert first is not None
+        return {first: order, node.outputs[0]: order}
+
+    monkeypatch.setitem(RULES, "Sub", Rule(spread_first, lambda _node, _orders: {}))
+    body = f"a = Abs(x) b = Neg(x) {STIRRED} {shuffle('b', 't', (2, 3))} m = Add(s, t) r = Relu(m) d = Sub(r, m)"
+    assert transposes_after(f"{body} y = Conv(d, v)") == 2
 
 
 def test_a_model_without_shuffles_is_not_modified() -> None:

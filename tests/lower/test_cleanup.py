@@ -123,14 +123,13 @@ def test_identities_and_unused_nodes_are_gone() -> None:
 
 @pytest.mark.parametrize("channels", [2, 64])
 def test_constants_of_equal_content_are_stored_once(channels: int) -> None:
-    """Small and large ones: two layers that share a weight still do after their names are known to differ."""
+    """Small and large ones: two layers that share a weight share one constant."""
     weight = floats(channels, channels, 3, 3)
     constants: dict[str, NDArray[np.generic]] = {"in": floats(channels, 3, 1, 1), "one": weight, "two": weight.copy()}
-    pads = {"pads": [1, 1, 1, 1]}
     nodes = [
         helper.make_node("Conv", ["x", "in"], ["a"]),
-        helper.make_node("Conv", ["a", "one"], ["b"], **pads),
-        helper.make_node("Conv", ["b", "two"], ["y"], **pads),
+        helper.make_node("Conv", ["a", "one"], ["b"], pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["b", "two"], ["y"], pads=[1, 1, 1, 1]),
     ]
     cleaned = model(nodes, constants, [2, channels, 7, 6])
     assert operators_after(cleaned) == {"Conv": 3}

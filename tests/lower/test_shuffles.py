@@ -76,6 +76,14 @@ def test_what_moves_more_than_channels_is_no_shuffle(split: str, perm: str, whol
     assert not list(find_shuffles(model.graph))
 
 
+def test_transposes_that_see_other_images_are_no_shuffle_together() -> None:
+    """The second moves parts of channels; behind it, nothing is whole again."""
+    body = """split = Constant<value_ints = [1, 2, 3, 4, 4]>() parts = Constant<value_ints = [1, 4, 6, 2, 2]>()
+        whole = Constant<value_ints = [1, 6, 4, 4]>() a = Reshape(x, split) b = Transpose<perm = [0, 2, 1, 3, 4]>(a)
+        c = Reshape(b, parts) d = Transpose<perm = [0, 2, 1, 3, 4]>(c) e = Reshape(d, whole) y = Relu(e)"""
+    assert not list(find_shuffles(graph("float[1,6,4,4] x => float[1,6,4,4] y", body, {}).graph))
+
+
 def test_a_shuffle_whose_inside_is_read_is_none() -> None:
     body = shuffle("x", "s", (2, 3)) + "y = Relu(s) z = Relu(s_moved)"
     assert not list(find_shuffles(graph(f"{SIGNATURE}, float[1,3,2,3,3] z", body, {}).graph))
