@@ -16,6 +16,9 @@ RULES = (
     rules.no_op_transpose_rule,
 )
 
+MOST_ELEMENTS = 2**40
+"""Of a constant that is compared with others: all of them."""
+
 
 def clean_up(model: ir.Model) -> ir.Model:
     """Simplify in place; afterwards names are unique and nothing is unused."""
@@ -25,7 +28,7 @@ def clean_up(model: ir.Model) -> ir.Model:
         passes.IdentityEliminationPass(),  # what two cancelled Transposes leave behind
         passes.CommonSubexpressionEliminationPass(),
         passes.RemoveUnusedNodesPass(),
-        passes.DeduplicateInitializersPass(),
+        passes.DeduplicateInitializersPass(size_limit=MOST_ELEMENTS),  # the hashed one takes contiguous arrays only
         passes.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]  # its __init__ has no annotation
         passes.RemoveUnusedOpsetsPass(),
         passes.OutputFixPass(),  # a tensor that is returned twice stays two outputs

@@ -7,6 +7,7 @@ import onnx_ir as ir
 from kronexport.lower.cleanup import clean_up
 from kronexport.lower.kronecker import LowerKronecker
 from kronexport.lower.opset import StepDownOpset
+from kronexport.lower.peepholes import peephole
 from kronexport.lower.standard import check_standard
 
 
@@ -24,7 +25,7 @@ def lower(exported: ir.Model, forms: Mapping[str, str], opset: int) -> ir.Model:
     """
     model = exported.clone()
     LowerKronecker(forms)(model)
-    model = clean_up(model)
+    model = peephole(clean_up(model))
     for value, original in zip(model.graph.outputs, exported.graph.outputs, strict=True):
         value.name = original.name  # clean-up renames an output that it merged with another
     StepDownOpset(opset)(model)

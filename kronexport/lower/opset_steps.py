@@ -13,17 +13,8 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from kronexport.lower.opset_edit import (
-    CannotStepDownError,
-    add_constant,
-    constant_integers,
-    input_integers,
-    input_of,
-    input_shape,
-    replace,
-    set_input,
-    static_size,
-)
+from kronexport.lower.graph_edit import add_constant, constant_integers, input_of, replace, set_input
+from kronexport.lower.opset_edit import CannotStepDownError, input_integers, input_shape, static_size
 
 Step = Callable[[ir.Node, int], None]
 

@@ -119,3 +119,19 @@ def test_identities_and_unused_nodes_are_gone() -> None:
         helper.make_node("Relu", ["same"], ["y"]),
     ]
     assert operators_after(model(nodes, {}, [2, 3, 7, 6])) == {"Relu": 1}
+
+
+@pytest.mark.parametrize("channels", [2, 64])
+def test_constants_of_equal_content_are_stored_once(channels: int) -> None:
+    """Small and large ones, however they lie in memory: two layers that share a weight share one constant."""
+    weight = floats(channels, channels, 3, 3)
+    constants: dict[str, NDArray[np.generic]] = {"in": floats(channels, 3, 1, 1), "one": weight, "two": weight.copy()}
+    nodes = [
+        helper.make_node("Conv", ["x", "in"], ["a"]),
+        helper.make_node("Conv", ["a", "one"], ["b"], pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["b", "two"], ["y"], pads=[1, 1, 1, 1]),
+    ]
+    cleaned = model(nodes, constants, [2, channels, 7, 6])
+    cleaned.graph.initializers["two"].const_value = ir.tensor(np.asfortranarray(weight), name="two")
+    assert operators_after(cleaned) == {"Conv": 3}
+    assert len(cleaned.graph.initializers) == 2
