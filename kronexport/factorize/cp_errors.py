@@ -7,7 +7,7 @@ the rank, so that ratio is measured at a few ranks and its logarithm interpolate
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,8 @@ def _errors(weight: NDArray[np.float32], unit: Structure, check: Callable[[], No
     even = weight.size / unit.params
     ranks = np.unique([min(max(1, round(part * even)), len(tails)) for part in ANCHORS])
     ratios = [_log_ratio(tensor, terms, rank, check) for rank in ranks.tolist()]
-    return (tails * np.exp(_interpolated(ranks, np.array(ratios), len(tails)))).astype(np.float32)
+    errors: NDArray[np.float32] = (tails * np.exp(_interpolated(ranks, ratios, len(tails)))).astype(np.float32)
+    return errors
 
 
 def _log_ratio(tensor: NDArray[np.float32], terms: OrthonormalTerms, rank: int, check: Callable[[], None]) -> float:
@@ -71,14 +72,12 @@ def _log_ratio(tensor: NDArray[np.float32], terms: OrthonormalTerms, rank: int, 
     return min(0.0, math.log(max(squared_error / total, _ROUNDING) / before))
 
 
-def _interpolated(ranks: NDArray[np.int64], values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    """``values``, known at ``ranks``, at 1 to ``count``: linear, above the last rank as steep as below it.
+def _interpolated(ranks: NDArray[np.int64], values: Sequence[float], count: int) -> NDArray[np.float64]:
+    """``values``, known at ``ranks``, at 1 to ``count``: linear from 0 at rank 0, where there is nothing to improve.
 
-    There the true curve falls faster. Below the first rank it is constant.
+    Above the last rank it is as steep as below it; the true curve falls faster there.
     """
+    at, known = np.array([0, *ranks]), np.array([0.0, *values])
     every = np.arange(1, count + 1)
-    found = np.interp(every, ranks, values)
-    if len(ranks) > 1:
-        slope = min(0.0, (values[-1] - values[-2]) / (ranks[-1] - ranks[-2]))
-        found += slope * np.maximum(0, every - ranks[-1])
-    return found
+    slope = min(0.0, (known[-1] - known[-2]) / (at[-1] - at[-2]))
+    return np.asarray(np.interp(every, at, known) + slope * np.maximum(0, every - at[-1]))
