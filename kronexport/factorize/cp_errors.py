@@ -1,4 +1,4 @@
-"""The weight error of CP with the kernel as one mode, at every rank, from least squares at four of them.
+"""The weight error of CP with the kernel as one mode, at every rank, from least squares at five of them.
 
     W[f, c, i, j] ~ sum over a of  U1[a, f] U2[a, (i j)] U3[a, c]         pointwise, depthwise k x k, pointwise
 
@@ -19,8 +19,11 @@ from kronexport.factorize.spectra import scaled_weight
 from kronexport.factorize.tensor import Size4, rearrange
 from kronexport.records import Structure
 
-ANCHORS = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
+ANCHORS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4)
 """Where least squares is run: the rank at which CP has this part of the weight's params."""
+
+_WORK = 3 * 2**30
+"""Size of W times rank, half the multiplications of a sweep, above which an anchor is left out: 10 s on one core."""
 
 SWEEPS = 30
 """Of least squares at an anchor; ``decompose`` makes more, and reaches a little less error."""
@@ -56,8 +59,9 @@ def _errors(weight: NDArray[np.float32], unit: Structure, check: Callable[[], No
     if not tails.any():
         return tails.astype(np.float32)
     even = weight.size / unit.params
-    ranks = np.unique([min(max(1, round(part * even)), len(tails)) for part in ANCHORS])
-    ratios = [_log_ratio(tensor, terms, rank, check) for rank in ranks.tolist()]
+    anchors = sorted({min(max(1, round(part * even)), len(tails)) for part in ANCHORS})
+    ranks = [rank for rank in anchors if rank * weight.size <= _WORK]
+    ratios = [_log_ratio(tensor, terms, rank, check) for rank in ranks]
     errors: NDArray[np.float32] = (tails * np.exp(_interpolated(ranks, ratios, len(tails)))).astype(np.float32)
     return errors
 
@@ -72,12 +76,12 @@ def _log_ratio(tensor: NDArray[np.float32], terms: OrthonormalTerms, rank: int, 
     return min(0.0, math.log(max(squared_error / total, _ROUNDING) / before))
 
 
-def _interpolated(ranks: NDArray[np.int64], values: Sequence[float], count: int) -> NDArray[np.float64]:
+def _interpolated(ranks: Sequence[int], values: Sequence[float], count: int) -> NDArray[np.float64]:
     """``values``, known at ``ranks``, at 1 to ``count``: linear from 0 at rank 0, where there is nothing to improve.
 
     Above the last rank it is as steep as below it; the true curve falls faster there.
     """
     at, known = np.array([0, *ranks]), np.array([0.0, *values])
     every = np.arange(1, count + 1)
-    slope = min(0.0, (known[-1] - known[-2]) / (at[-1] - at[-2]))
+    slope = min(0.0, (known[-1] - known[-2]) / (at[-1] - at[-2])) if ranks else 0.0
     return np.asarray(np.interp(every, at, known) + slope * np.maximum(0, every - at[-1]))

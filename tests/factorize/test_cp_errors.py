@@ -94,3 +94,14 @@ def test_trained_weights_are_interpolated_well(layer: str, monkeypatch: pytest.M
     monkeypatch.setattr(module, "ANCHORS", tuple(rank / even for rank in range(1, half + 1)))
     ((_, every),) = cp_errors(weight).items()
     np.testing.assert_allclose(few[:half], every[:half], rtol=0.15)
+
+
+def test_ranks_of_much_work_are_extrapolated_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the anchors that are left; from none, the error is that of the orthonormal terms."""
+    weight = smooth((16, 12, 3, 3)).astype(np.float32)
+    ((unit, full),) = cp_errors(weight).items()
+    tails = orthonormal_terms(rearrange(weight, unit)).tails
+    monkeypatch.setattr(module, "_WORK", 15 * weight.size)
+    assert 0.5 * full[20] <= cp_errors(weight)[unit][20] < 0.95 * tails[20]
+    monkeypatch.setattr(module, "_WORK", 0)
+    np.testing.assert_allclose(cp_errors(weight)[unit], tails, atol=1e-5)
