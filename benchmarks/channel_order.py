@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks.channel_permutation import free_modes, permuted, search, truncation_errors
+from benchmarks.planning import GKPD
 from kronexport.backends.profile import load_target
 from kronexport.export.replace import site_weights
 from kronexport.factorize.gkpd import divisor_structures, max_rank
@@ -153,7 +154,7 @@ def planned(found: Survey, candidates: Sequence[Sequence[Candidate]], factor: fl
 def network_rows(found: Survey, scans: Sequence[ErrorScan]) -> Iterator[str]:
     """The network's table, line by line; ``scans`` are as given and permuted."""
     profile = load_target(TARGET)
-    candidates = [all_candidates(found.sites, scan, profile, silent) for scan in scans]
+    candidates = [all_candidates(found.sites, scan, profile, silent, GKPD) for scan in scans]
     for factor in FACTORS:
         bests = [[best_errors(site, scan, factor) for site in found.sites] for scan in scans]
         plans = [planned(found, options, factor) for options in candidates]

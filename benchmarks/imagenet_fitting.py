@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from benchmarks.keras_resnet50 import keras_resnet50, preprocess
 from benchmarks.photos import image_of, pixels_of, read_photo, square
-from benchmarks.planning import MEASURES, gkpd_candidates, least_error_plan, sites_budget, sites_reduction
+from benchmarks.planning import GKPD, MEASURES, least_error_plan, planner_candidates, sites_budget, sites_reduction
 from benchmarks.table import Rows, heading
 from kronexport.export.replace import factorized
 from kronexport.factorize.calibrate import Calibration
@@ -91,7 +91,7 @@ def calibration_images(cifar: Path, photos: Path, count: int) -> NDArray[np.floa
 def rows(model: nn.Module, include: str, calibration: NDArray[np.float32], test: Test, path: Path) -> None:
     """Print them: dense, SVD, fitted."""
     found = survey(model, InputSpec("input", (1, 3, SIZE, SIZE)), include=(include,))
-    plan = least_error_plan(found.sites, gkpd_candidates(model, found.sites), sites_budget(found, 2.0))
+    plan = least_error_plan(found.sites, planner_candidates(model, found.sites, GKPD), sites_budget(found, 2.0))
     sizes = [f"{sites_reduction(found, plan, name):.2f}x" for name in MEASURES]
     table = Rows(path)
 

@@ -1,7 +1,7 @@
 """The structures of each method that a plan may choose among: its usual factors at a ladder of ranks.
 
-Ranks are parts of the channels, so that all layers have the same ladder. GKPD has none: the planner of the product
-knows all of its structures and ranks.
+Ranks are parts of the channels, so that all layers have the same ladder. GKPD has none, nor has the planner of the
+product with all its families: they have ladders of their own.
 """
 
 import itertools
@@ -11,7 +11,7 @@ from functools import lru_cache, partial
 
 from torch import nn
 
-from benchmarks.planning import TARGET, gkpd_candidates
+from benchmarks.planning import GKPD, TARGET, planner_candidates
 from kronexport.backends.profile import load_target
 from kronexport.export.replace import site_weights
 from kronexport.factorize.cp import cp_max_ranks
@@ -135,7 +135,8 @@ LADDERS: dict[str, Ladder] = {
 """By the method's name."""
 
 CANDIDATES: dict[str, Callable[[nn.Module, Sequence[Site]], list[list[Candidate]]]] = {
-    "gkpd": gkpd_candidates,
+    "planner": planner_candidates,
+    "gkpd": partial(planner_candidates, families=GKPD),
     **{method: partial(ladder_candidates, method=method) for method in LADDERS},
 }
-"""What each site of a model may become, by method."""
+"""What each site of a model may become, by method; ``planner``: all that the planner of the product chooses among."""

@@ -1,4 +1,4 @@
-"""Plans of least weight error within a budget of params and MACs, over all structures, whatever their time."""
+"""Plans of least weight error within a budget of params and MACs, over the planner's structures, in any time."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -12,6 +12,7 @@ from kronexport.export.replace import site_weights
 from kronexport.factorize.scan import ErrorScan
 from kronexport.plan.candidates import Candidate, all_candidates
 from kronexport.plan.choose import solve
+from kronexport.plan.families import FAMILIES, Family
 from kronexport.records import Plan, Site, SitePlan, Survey
 
 TARGET = "cpu"
@@ -19,11 +20,17 @@ Measure = Literal["params", "macs"]
 MEASURES: tuple[Measure, Measure] = ("params", "macs")
 
 
-def gkpd_candidates(model: nn.Module, sites: Sequence[Site]) -> list[list[Candidate]]:
-    """Every GKPD structure at a ladder of ranks, and dense, for each site."""
+GKPD: Mapping[str, Family] = {"gkpd": FAMILIES["gkpd"]}
+"""The pairs of factors alone, in which most benchmarks were measured."""
+
+
+def planner_candidates(
+    model: nn.Module, sites: Sequence[Site], families: Mapping[str, Family] = FAMILIES
+) -> list[list[Candidate]]:
+    """What the planner chooses among for each site, dense first."""
     scan = ErrorScan(site_weights(model, tuple(site.name for site in sites)))
     scan.prefetch(_quiet)
-    return all_candidates(sites, scan, load_target(TARGET), _quiet)
+    return all_candidates(sites, scan, load_target(TARGET), _quiet, families)
 
 
 def network_budget(found: Survey, factor: float) -> dict[str, float]:

@@ -169,8 +169,7 @@ class _Frame:
         """u_f N x, N made by v, and what solves with it; None: the second only solves with something near it."""
         scale = self._u[:, None, None]
         if self._m > 1 and self._writes_out():
-            contracted = self._others.contracted(others)
-            whole = self._normal_matrix(contracted * self._v.sqrt()[None, :, None])
+            whole = self._normal_matrix(others)
             lower = _cholesky(whole)
             return (
                 lambda x: scale * (x.reshape(self._f, -1) @ whole).reshape(x.shape),
@@ -202,14 +201,23 @@ class _Frame:
 
     @property
     def _filters_cost(self) -> int:
-        """Multiplications to sum N filter by filter."""
-        r, g, m, d = self._r, self._g, self._m, self._d
-        return g * (d * m) * (d * r) * (m + r)
+        """Multiplications to sum N filter by filter, or at once where filters and columns are apart."""
+        r, m, d = self._r, self._m, self._d
+        return (1 if self._others.are_apart else self._g) * (d * m) * (d * r) * (m + r)
 
-    def _normal_matrix(self, weighted: Tensor) -> Tensor:
-        """N [(d r), (d' r')] = sum over g of T_g S T_g^T, in the cheaper of two orders of summation."""
+    def _normal_matrix(self, others: Sequence[Tensor]) -> Tensor:
+        """N [(d r), (d' r')] = sum over g of v_g T_g S T_g^T, in the cheapest order of summation.
+
+        Where T[r, g, m] = P[r, g] Q[r, m] it is Q S Q^T times, entry by entry, the sum over g of v_g P_g P_g^T.
+        """
         r, g, m, d = self._r, self._g, self._m, self._d
         gram = self._gram.reshape(d, m, d, m)
+        if self._others.are_apart:
+            filters, columns = self._others.apart(others)
+            tied = (filters * self._v) @ filters.T
+            right = (gram.reshape(-1, m) @ columns.T).reshape(d, m, d * r)
+            return ((columns @ right).reshape(d, r, d, r) * tied[:, None]).reshape(d * r, d * r)
+        weighted = self._others.contracted(others) * self._v.sqrt()[None, :, None]
         if self._pairs_cost <= self._filters_cost:
             sides = weighted.transpose(1, 2).reshape(r * m, g)
             pairs = (sides @ sides.T).reshape(r, m, r, m).transpose(1, 2).reshape(r * r, m * m)

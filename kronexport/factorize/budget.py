@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from kronexport.errors import GoalError, KronexportError, UserInputError
-from kronexport.factorize.scan import all_errors
+from kronexport.factorize.scan import method_errors
 from kronexport.factorize.spectra import Spectrum, scanned_structures
 from kronexport.factorize.tensor import Size4, check_array, check_values
 from kronexport.records import Structure
@@ -52,7 +52,7 @@ def scan(weight: NDArray[Any], *, params: float = math.inf, macs: float = math.i
             raise UserInputError(f"scan: {name}={most}, expected a positive number")
     found = [
         ScannedStructure(structure, structure.params, position_macs(structure), math.sqrt(error))
-        for structure, error in _within(all_errors(weight), params, macs)
+        for structure, error in _within(method_errors("gkpd", weight), params, macs)
     ]
     if not found:
         raise _out_of_reach(weight.shape, budget)

@@ -2,9 +2,10 @@
 
     T[n_1, ..., n_S] = sum over a of U1[a, n_1] U2[a, n_2] ... US[a, n_S]
 
-There is no closed form from three factors on. Alternating least squares starts from the HOSVD (the leading left
-singular vectors of each unfolding, Kolda and Bader, SIAM Review 2009, section 3.4) and from random factors, since
-it may end in a local minimum; the best is kept.
+There is no closed form from three factors on. Alternating least squares (cp_als.py) starts from T as a sum of
+orthonormal terms, whose error is known beforehand. It may end in a local minimum, so small problems are also tried from
+the HOSVD (the leading left singular vectors of each unfolding, Kolda and Bader, SIAM Review 2009, section 3.4) and from
+random factors, and the best is kept; for large ones that would take minutes.
 """
 
 import math
@@ -14,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kronexport.factorize.cp_als import improve, orthonormal_terms
 from kronexport.factorize.network import KroneckerNetwork
-from kronexport.factorize.refine import refine_best
+from kronexport.factorize.refine import check_refinable
 from kronexport.factorize.tensor import (
     Cores,
     Size4,
@@ -29,6 +31,14 @@ from kronexport.factorize.tucker import leading_left
 from kronexport.records import Structure
 
 _RANDOM_STARTS = 3
+_TRIAL_SWEEPS = 30
+_SWEEPS = 300
+
+_SMALL = 2**24
+"""Largest size of T times rank, half the multiplications of a sweep, at which several starts are tried."""
+
+_WORK = 2**36
+"""Size of T times rank times sweeps above which there are fewer sweeps than ``_SWEEPS``: 10 to 20 s on one core."""
 
 
 def cp_axes(count: int) -> tuple[str, ...]:
@@ -48,7 +58,7 @@ def cp_max_ranks(structure: Structure) -> dict[str, int]:
 
 
 def cp(weight: NDArray[Any], structure: Structure) -> KroneckerNetwork:
-    """CP factors by alternating least squares from several starts; the same weight gives the same factors.
+    """CP factors by alternating least squares; the same weight gives the same factors.
 
     Args:
         weight: [F, C, kh, kw], floating point, finite.
@@ -58,17 +68,25 @@ def cp(weight: NDArray[Any], structure: Structure) -> KroneckerNetwork:
         A network with the weight's dtype.
 
     Raises:
-        UserInputError: the structure does not fit the weight, the rank is above the highest that is ever needed,
-            or the weight is not finite.
+        UserInputError: the structure does not fit the weight, the rank is above the highest that is ever needed or
+            takes too much memory, or the weight is not finite.
     """
     tensor = weight_tensor(weight, structure, cp_axes(len(structure.factors)))
     check_ranks(structure, cp_max_ranks(structure))
+    check_refinable(structure)
     (rank,) = structure.ranks
-    return refine_best(weight, (network_of(structure, cores, weight.dtype) for cores in _starts(tensor, rank)))
+    trials = (improve(tensor, cores, _TRIAL_SWEEPS) for cores in _starts(tensor, rank))
+    best, _ = min(trials, key=lambda trial: trial[1])
+    sweeps = min(_SWEEPS, _WORK // (tensor.size * rank)) - _TRIAL_SWEEPS
+    cores, _ = improve(tensor, best, sweeps) if sweeps > 0 else (best, 0.0)
+    return network_of(structure, cores, weight.dtype)
 
 
 def _starts(tensor: NDArray[np.float64], rank: int) -> Iterator[Cores]:
-    """The HOSVD, filled up with noise where a mode is shorter than the rank, then noise alone."""
+    """The orthonormal terms; then the HOSVD, filled up with noise where a mode is shorter than the rank; then noise."""
+    yield orthonormal_terms(tensor).cores(rank)
+    if tensor.size * rank > _SMALL:
+        return
     generator = np.random.default_rng(0)
     for start in range(1 + _RANDOM_STARTS):
         cores = [generator.standard_normal((rank, size)) / np.sqrt(size) for size in tensor.shape]

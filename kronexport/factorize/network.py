@@ -59,12 +59,14 @@ def check_structure(structure: Structure) -> None:
         raise UserInputError(f"Kronecker network: {structure} at ranks {structure.ranks}: every size must be >= 1")
 
 
-def check_group(structure: Structure, group: int, site: str) -> None:
-    """Raise UserInputError unless the first factor alone says which group an output channel is of.
+def owns_groups(structure: Structure, group: int) -> bool:
+    """Whether the first factor alone says which group an output channel is of: its f is a multiple of ``group``."""
+    return structure.factors[0].f % group == 0
 
-    Its f is then a multiple of ``group`` (docs/decisions/0005).
-    """
-    if structure.factors[0].f % group:
+
+def check_group(structure: Structure, group: int, site: str) -> None:
+    """Raise UserInputError unless the structure ``owns_groups`` (docs/decisions/0005)."""
+    if not owns_groups(structure, group):
         raise UserInputError(
             f"{site}: {structure} for a conv of {group} groups: the first factor has "
             f"{structure.factors[0].f} filters, expected a multiple of {group}; choose a structure with one"

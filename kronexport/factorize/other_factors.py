@@ -38,12 +38,30 @@ class OtherFactors:
         self._filters, self._columns = "".join(mode[0] for mode in modes), "".join(mode[1:] for mode in modes)
         self._filter_sizes = [factor.f for factor in others]
         self._column_sizes = [size for factor in others for size in factor.size[1:]]
+        self.are_apart = all(
+            set(factor.rank_axes) <= set(self._ranks) and (factor.f == 1 or factor.size[1:] == (1, 1, 1))
+            for factor in others
+        )
+        """Whether T[r, g, m] = P[r, g] Q[r, m]: each factor has filters or columns, and no rank axis is summed."""
         self._operands = [*(factor.rank_axes + mode for factor, mode in zip(others, modes, strict=True)), *free]
 
     def contracted(self, others: Sequence[Tensor]) -> Tensor:
         """T [r, g, m]."""
         whole = self._einsum(self._operands, self._ranks + self._filters + self._columns, self._all(others))
         return whole.reshape(math.prod(self._sizes), math.prod(self._filter_sizes), -1)
+
+    def apart(self, others: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """P [r, g] and Q [r, m], where the factors ``are_apart``."""
+        ranks = [torch.ones(size, dtype=others[0].dtype) for size in self._sizes]
+        found = []
+        for has_filters in (True, False):
+            picked = [index for index, one in enumerate(others) if (one.shape[-4] > 1) is has_filters]
+            operands = [self._operands[index] for index in picked]
+            modes = "".join(operand[-4] if has_filters else operand[-3:] for operand in operands)
+            given = [*(others[index] for index in picked), *ranks]
+            whole = self._einsum([*operands, *self._ranks], self._ranks + modes, given)
+            found.append(whole.reshape(math.prod(self._sizes), -1))
+        return found[0], found[1]
 
     def weight(self, x: Tensor, others: Sequence[Tensor]) -> Tensor:
         """X [f, d, r] -> W [f, g, d, m]."""

@@ -66,6 +66,16 @@ def refinable(structure: Structure) -> bool:
     return _rank_combinations(structure) <= _MOST_RANKS
 
 
+def check_refinable(structure: Structure) -> None:
+    """Raise UserInputError unless the structure is ``refinable``."""
+    if not refinable(structure):
+        raise UserInputError(
+            f"{structure.method}: {structure} at ranks {structure.ranks} has a factor with "
+            f"{_rank_combinations(structure)} rank combinations, least squares takes at most {_MOST_RANKS}; "
+            "lower the ranks"
+        )
+
+
 def _rank_combinations(structure: Structure) -> int:
     """Of the core that has most."""
     sizes = structure.rank_sizes
@@ -74,12 +84,7 @@ def _rank_combinations(structure: Structure) -> int:
 
 def _refined(weight: NDArray[Any], network: KroneckerNetwork, sweeps: int) -> KroneckerNetwork:
     structure = network.structure
-    if not refinable(structure):
-        raise UserInputError(
-            f"{structure.method}: {structure} at ranks {structure.ranks} has a factor with "
-            f"{_rank_combinations(structure)} rank combinations, least squares takes at most {_MOST_RANKS}; "
-            "lower the ranks"
-        )
+    check_refinable(structure)
     tensor = rearrange(weight.astype(np.float64), structure)
     problems = [_problem(structure, k) for k in range(len(structure.factors))]
     cores = cores_of(network)

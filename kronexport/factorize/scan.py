@@ -1,9 +1,11 @@
-"""The weight error of every structure and rank of every site: computed once, side by side, and kept on disk."""
+"""The weight error of every structure and rank of every site: found once, side by side, and kept on disk."""
 
 import io
 import itertools
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from threading import Event
 from typing import Any
 
@@ -12,17 +14,46 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from kronexport.cache import content_key, read_cached, write_cached
+from kronexport.factorize.cp import cp_max_ranks
+from kronexport.factorize.cp_errors import cp_errors, cp_units
 from kronexport.factorize.gkpd import max_rank
-from kronexport.factorize.spectra import Spectrum, scanned_structures, squared_errors
+from kronexport.factorize.spectra import scanned_structures, squared_errors
 from kronexport.factorize.tensor import Size4
+from kronexport.factorize.tucker_errors import tucker2_errors, tucker2_units
 from kronexport.records import ProgressCallback, Structure
 
-ALGORITHM = 1
-"""To be raised when spectra.py gives other values, so that those on disk are left alone."""
+ErrorTable = NDArray[np.float32]
+"""||W - W^||^2 / ||W||^2 with one axis a rank axis: entry [R1 - 1, R2 - 1, ...] is that at ranks R1, R2, ..."""
+
+
+def _nothing() -> None:
+    """The check of work that nobody interrupts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """How a method's structures are scanned.
+
+    ``units`` are those of a weight [F, C, kh, kw] at ranks of 1, ``errors`` their tables, of ``table_shape``.
+    ``version`` is to be raised when ``errors`` gives other values, so that those on disk are left alone.
+    """
+
+    units: Callable[[Size4], Iterable[Structure]]
+    table_shape: Callable[[Structure], tuple[int, ...]]
+    errors: Callable[[NDArray[Any], Callable[[], None]], Mapping[Structure, ErrorTable]]
+    version: int
+
+
+SCANNED: dict[str, Scanned] = {
+    "gkpd": Scanned(scanned_structures, lambda unit: (max_rank(unit),), squared_errors, 1),
+    "cp": Scanned(cp_units, lambda unit: (cp_max_ranks(unit)["a"],), cp_errors, 1),
+    "tucker2": Scanned(tucker2_units, lambda unit: unit.weight_shape[:2], tucker2_errors, 1),
+}
+"""By method."""
 
 
 class ErrorScan:
-    """||W - W^||^2 / ||W||^2 by site, structure and rank.
+    """||W - W^||^2 / ||W||^2 by site and structure.
 
     Args:
         weights: [F, C, kh, kw] of each site by name, finite.
@@ -30,7 +61,7 @@ class ErrorScan:
 
     def __init__(self, weights: Mapping[str, NDArray[Any]]) -> None:
         self._weights = weights
-        self._spectra: dict[str, Mapping[Structure, Spectrum]] = {}
+        self._tables: dict[str, Mapping[Structure, ErrorTable]] = {}
 
     def prefetch(self, progress: ProgressCallback) -> None:
         """Scan all sites, the largest first, as many at a time as the BLAS would use threads.
@@ -53,51 +84,64 @@ class ErrorScan:
             found = {pool.submit(all_errors, self._weights[site], check): site for site in sites}
             try:
                 for done, future in enumerate(as_completed(found), 1):
-                    self._spectra[found[future]] = future.result()
+                    self._tables[found[future]] = future.result()
                     progress("scan", done, len(sites))
             finally:  # at Ctrl-C nobody waits for the sites that are at work
                 stopped.set()
                 pool.shutdown(cancel_futures=True)
 
-    def errors(self, site: str, unit: Structure) -> Spectrum:
-        """The error at rank 1, 2, ... up to the rank at which ``unit`` is exact; about 1e-6 off.
+    def errors(self, site: str, unit: Structure) -> ErrorTable:
+        """The error of ``unit`` at all its ranks, up to those that are of any use.
+
+        That of GKPD is exact but for about 1e-6, that of CP and Tucker-2 what a fit to the weight reaches or
+        passes below (cp_errors.py, tucker_errors.py).
 
         Args:
             site: a name in ``weights``; what was not prefetched is scanned now.
-            unit: one of ``scanned_structures``.
+            unit: one of the units of ``SCANNED``.
         """
-        if site not in self._spectra:
-            self._spectra[site] = all_errors(self._weights[site])
-        return self._spectra[site][unit]
+        if site not in self._tables:
+            self._tables[site] = all_errors(self._weights[site])
+        return self._tables[site][unit]
 
 
-def all_errors(weight: NDArray[Any], check: Callable[[], None] = lambda: None) -> Mapping[Structure, Spectrum]:
-    """``squared_errors`` of a weight [F, C, kh, kw], from the cache where it is there."""
-    key = content_key(repr((ALGORITHM, weight.shape, weight.dtype.str)).encode(), weight.tobytes())
+def all_errors(weight: NDArray[Any], check: Callable[[], None] = _nothing) -> Mapping[Structure, ErrorTable]:
+    """The tables of a weight [F, C, kh, kw] by every method; ``check`` is called now and then, and may raise."""
+    return {unit: table for method in SCANNED for unit, table in method_errors(method, weight, check).items()}
+
+
+def method_errors(
+    method: str, weight: NDArray[Any], check: Callable[[], None] = _nothing
+) -> Mapping[Structure, ErrorTable]:
+    """The tables of a weight [F, C, kh, kw] by one method of ``SCANNED``, from the cache where they are there."""
+    scanned = SCANNED[method]
+    units = list(scanned.units(weight.shape))
+    if not units:
+        return {}
+    key = content_key(repr((method, scanned.version, weight.shape, weight.dtype.str)).encode(), weight.tobytes())
     content = read_cached("scan", key)
-    kept = None if content is None else _unpacked(content, weight.shape)
+    kept = None if content is None else _unpacked(content, [scanned.table_shape(unit) for unit in units])
     if kept is not None:
-        return kept
-    found = squared_errors(weight, check)
+        return dict(zip(units, kept, strict=True))
+    found = scanned.errors(weight, check)
     write_cached("scan", key, _packed(found))
     return found
 
 
-def _packed(spectra: Mapping[Structure, Spectrum]) -> bytes:
+def _packed(tables: Mapping[Structure, ErrorTable]) -> bytes:
     file = io.BytesIO()
-    np.savez(file, errors=np.concatenate([np.empty(0, np.float32), *spectra.values()]))
+    np.savez(file, errors=np.concatenate([table.ravel() for table in tables.values()]))
     return file.getvalue()
 
 
-def _unpacked(content: bytes, weight_shape: Size4) -> dict[Structure, Spectrum] | None:
+def _unpacked(content: bytes, shapes: list[tuple[int, ...]]) -> list[ErrorTable] | None:
     """What ``_packed`` was given, None where the file is damaged."""
-    units = list(scanned_structures(weight_shape))
-    ends = list(itertools.accumulate(map(max_rank, units)))
+    ends = list(itertools.accumulate(map(math.prod, shapes)))
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            errors: Spectrum = file["errors"]
+            errors: ErrorTable = file["errors"]
     except Exception:  # noqa: BLE001  whatever zip and npy make of damage
         return None
-    if errors.dtype != np.float32 or errors.shape != (sum(map(max_rank, units)),):
+    if errors.dtype != np.float32 or errors.shape != (ends[-1],):
         return None
-    return dict(zip(units, np.split(errors, ends)[:-1], strict=True))
+    return [part.reshape(shape) for part, shape in zip(np.split(errors, ends[:-1]), shapes, strict=True)]

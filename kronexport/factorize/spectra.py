@@ -75,9 +75,7 @@ def squared_errors(weight: NDArray[Any], check: Callable[[], None] = lambda: Non
         weight: [F, C, kh, kw], finite.
         check: called before each spectrum; what it raises ends the work.
     """
-    wide = weight.astype(np.result_type(weight.dtype, np.float32), copy=False)  # half precision would round again
-    largest = float(np.abs(wide).max())
-    scaled = (wide / largest if largest else wide).astype(np.float32)
+    scaled = scaled_weight(weight)
     trees = forest(scaled.shape)
     energy = float(np.einsum("fckl,fckl->", scaled, scaled, dtype=np.float64))
     spectra = {}
@@ -86,6 +84,13 @@ def squared_errors(weight: NDArray[Any], check: Callable[[], None] = lambda: Non
             check()
             spectra[side] = _errors(np.linalg.eigvalsh(gram), energy)
     return {structure: spectra[side] for structure, side in trees.sides.items()}
+
+
+def scaled_weight(weight: NDArray[Any]) -> NDArray[np.float32]:
+    """The weight with a largest entry of 1, so that float32 holds its squares; zeros stay."""
+    wide = weight.astype(np.result_type(weight.dtype, np.float32), copy=False)  # half precision would round again
+    largest = float(np.abs(wide).max())
+    return (wide / largest if largest else wide).astype(np.float32)
 
 
 def _errors(energies: NDArray[np.float32], total: float) -> Spectrum:

@@ -1,7 +1,7 @@
-"""What one site could become: every GKPD structure, at a ladder of ranks, in its fastest estimated form."""
+"""What one site could become: the structures of every family, each in its fastest estimated form, with its error."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from kronexport.backends.profile import TargetProfile
-from kronexport.factorize.gkpd import gkpd_structure, max_rank
 from kronexport.factorize.scan import ErrorScan
-from kronexport.factorize.spectra import scanned_structures
-from kronexport.lower.forms import DENSE, generate_forms, least_macs
+from kronexport.lower.forms import DENSE, generate_forms
+from kronexport.plan.families import FAMILIES, Family
 from kronexport.plan.roofline import conv_seconds, form_seconds
 from kronexport.records import ProgressCallback, Site, Structure
 
@@ -42,7 +41,11 @@ class Candidate:
 
 
 def all_candidates(
-    sites: Sequence[Site], scan: ErrorScan, profile: TargetProfile, progress: ProgressCallback
+    sites: Sequence[Site],
+    scan: ErrorScan,
+    profile: TargetProfile,
+    progress: ProgressCallback,
+    families: Mapping[str, Family] = FAMILIES,
 ) -> list[list[Candidate]]:
     """For each site: left dense, and every candidate on the Pareto front of params, MACs, size, time and weight error.
 
@@ -55,20 +58,10 @@ def all_candidates(
     for index, site in enumerate(sites):
         key = (site.batch, site.out_channels, site.in_channels, site.geometry, site.input_size)
         if key not in shared:
-            shared[key] = list(_costs(site, profile))
+            shared[key] = list(_costs(site, profile, families))
         found.append(_site_candidates(site, scan, shared[key], profile))
         progress("plan", index + 1, len(sites))
     return found
-
-
-def candidate_structures(site: Site) -> Iterator[Structure]:
-    """The structures of rank 1 that the planner looks at: those scanned.
-
-    The first factor says which group an output channel is of (docs/decisions/0005).
-    """
-    for unit in scanned_structures(site.weight_shape):
-        if unit.factors[0].f % site.geometry.group == 0:
-            yield unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +79,13 @@ def _site_candidates(site: Site, scan: ErrorScan, costs: Sequence[_Cost], profil
     bias = site.out_channels if site.has_bias else 0
     by_unit: dict[Structure, list[_Cost]] = {}
     for cost in costs:
-        outer, inner = cost.structure.factors
-        by_unit.setdefault(gkpd_structure(outer.size, inner.size, 1), []).append(cost)
+        by_unit.setdefault(_at_most(cost.structure, 1), []).append(cost)
     seconds = site.batch * conv_seconds(site.weight_shape[:2], site.geometry, site.input_size, profile)
     found = []
     for unit, ladder in by_unit.items():
         errors = scan.errors(site.name, unit)
         for cost in ladder:
-            error = float(errors[cost.structure.ranks[0] - 1])
+            error = float(errors[tuple(rank - 1 for rank in cost.structure.ranks)])
             found.append(
                 Candidate(
                     structure=cost.structure,
@@ -111,37 +103,26 @@ def _site_candidates(site: Site, scan: ErrorScan, costs: Sequence[_Cost], profil
     return [dense, *paying, *_pareto([candidate for candidate in found if not candidate.pays])]
 
 
-def _costs(site: Site, profile: TargetProfile) -> Iterator[_Cost]:
-    """Of each structure and rank the fastest form by estimate, and that of those of fewest MACs, if it is another."""
-    for unit in candidate_structures(site):
-        outer, inner = unit.factors
-        for rank in _ranks(unit, site):
-            structure = gkpd_structure(outer.size, inner.size, rank)
-            # the forms of all ranks above 1 differ in nothing but the size of the rank axis; those that need more MACs
-            # than dense are lacking at the higher rank, and are left out below
-            template = gkpd_structure(outer.size, inner.size, min(rank, 2))
-            _, *others = _forms(template, site.geometry, site.input_size)
-            forms = [replace(form, structure=structure) for form in others]
-            timed = [(form_seconds(form, profile), form) for form in forms if form.macs * site.batch < site.macs]
-            leanest = min(timed, key=lambda pair: (pair[1].macs, pair[0]))
-            fastest = min(timed, key=lambda pair: pair[0])
-            for seconds, form in {fastest[1].name: fastest, leanest[1].name: leanest}.values():
-                yield _Cost(structure, form.name, form.macs * site.batch, form.weights, seconds * site.batch)
+def _costs(site: Site, profile: TargetProfile, families: Mapping[str, Family]) -> Iterator[_Cost]:
+    """Of each structure the fastest form by estimate, and that of those of fewest MACs, if it is another."""
+    for structure in (structure for family in families.values() for structure in family(site, profile)):
+        # the forms at all ranks above 1 differ in nothing but the sizes of the rank axes; those that need more MACs
+        # than dense are lacking at the higher ranks, and are left out below
+        _, *others = _forms(_at_most(structure, 2), site.geometry, site.input_size)
+        forms = [replace(form, structure=structure) for form in others]
+        timed = [(form_seconds(form, profile), form) for form in forms if form.macs * site.batch < site.macs]
+        leanest = min(timed, key=lambda pair: (pair[1].macs, pair[0]))
+        fastest = min(timed, key=lambda pair: pair[0])
+        for seconds, form in {fastest[1].name: fastest, leanest[1].name: leanest}.values():
+            yield _Cost(structure, form.name, form.macs * site.batch, form.weights, seconds * site.batch)
 
 
 _forms = lru_cache(maxsize=4096)(generate_forms)
 
 
-def _ranks(unit: Structure, site: Site) -> list[int]:
-    """All small ranks, then steps of an eighth, as long as both params and MACs stay below dense."""
-    macs = site.batch * least_macs(unit, site.geometry, site.input_size)
-    weight = math.prod(unit.weight_shape)
-    limit = min(max_rank(unit), (weight - 1) // unit.params, (site.macs - 1) // macs)
-    ranks, rank = [], 1
-    while rank <= limit:
-        ranks.append(rank)
-        rank += max(1, rank // 8)
-    return ranks
+def _at_most(structure: Structure, rank: int) -> Structure:
+    """The structure with ranks cut down to ``rank``."""
+    return replace(structure, ranks=tuple(min(each, rank) for each in structure.ranks))
 
 
 def _pareto(candidates: Sequence[Candidate]) -> list[Candidate]:

@@ -4,10 +4,10 @@ from torch import nn
 
 from benchmarks.planning import (
     MEASURES,
-    gkpd_candidates,
     least_error_plan,
     network_budget,
     network_reduction,
+    planner_candidates,
     sites_budget,
     sites_reduction,
 )
@@ -29,7 +29,7 @@ def found(network: nn.Module) -> Survey:
 
 
 def test_a_plan_reduces_both_measures_of_the_whole_network(network: nn.Module, found: Survey) -> None:
-    candidates = gkpd_candidates(network, found.sites)
+    candidates = planner_candidates(network, found.sites)
     plan = least_error_plan(found.sites, candidates, network_budget(found, 1.15))
     assert min(network_reduction(found, plan, name) for name in MEASURES) >= 1.15
     planned = sum(choice.params for choice in plan.sites)
@@ -38,10 +38,10 @@ def test_a_plan_reduces_both_measures_of_the_whole_network(network: nn.Module, f
 
 
 def test_a_plan_reduces_both_measures_of_the_sites(network: nn.Module, found: Survey) -> None:
-    plan = least_error_plan(found.sites, gkpd_candidates(network, found.sites), sites_budget(found, 2.0))
+    plan = least_error_plan(found.sites, planner_candidates(network, found.sites), sites_budget(found, 2.0))
     assert min(sites_reduction(found, plan, name) for name in MEASURES) >= 2
 
 
 def test_a_factor_out_of_reach_is_refused(network: nn.Module, found: Survey) -> None:
     with pytest.raises(GoalError, match=r"params of the sites.* the least that is reachable"):
-        least_error_plan(found.sites, gkpd_candidates(network, found.sites), network_budget(found, 1.9))
+        least_error_plan(found.sites, planner_candidates(network, found.sites), network_budget(found, 1.9))

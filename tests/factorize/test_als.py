@@ -11,6 +11,7 @@ from scipy.linalg import block_diag
 
 from kronexport.factorize import als, fitting, other_factors
 from kronexport.factorize.als import OutputError, alternate, dense_rows
+from kronexport.factorize.cp import cp_structure
 from kronexport.factorize.gkpd import gkpd, gkpd_structure
 from kronexport.factorize.network import KroneckerNetwork
 from kronexport.records import FactorShape, Structure
@@ -22,6 +23,8 @@ CROSSED = Structure(
 )
 UNSHARED = Structure("own", (2, 3), (FactorShape("a", 2, 3, 1, 1), FactorShape("ab", 2, 2, 3, 1)))
 """Only the second factor has the rank axis b."""
+APART = cp_structure([(4, 1, 1, 1), (1, 1, 3, 2), (1, 3, 1, 1)], (3,))
+"""Each factor has filters or columns, so that those of the others are a product."""
 
 
 def doubled(network: KroneckerNetwork) -> KroneckerNetwork:
@@ -48,6 +51,9 @@ def least_squares(network: KroneckerNetwork, k: int, error: OutputError) -> floa
 @example(CROSSED, "grouped", 1)
 @given(structures(channels=3, rank=2), st.sampled_from(["even", "uneven", "grouped"]), st.integers(0, 99))
 @example(UNSHARED, "uneven", 0)
+@example(APART, "even", 0)
+@example(APART, "uneven", 1)
+@example(APART, "grouped", 1)
 @example(UNSHARED, "grouped", 0)
 @example(gkpd_structure((1, 2, 2, 5), (2, 1, 1, 1), 1), "grouped", 0)
 def test_a_step_solves_the_least_squares_problem_of_its_factor(structure: Structure, rows_are: str, seed: int) -> None:
@@ -97,23 +103,26 @@ def test_all_ways_to_the_normal_matrix_agree(
     assert whole < 0.8 * error(dense_rows(start, torch.float64))
 
 
-def test_both_orders_of_summation_give_the_normal_matrix() -> None:
-    """Against the sum over g written out; one factor is on each side of the choice."""
-    structure = gkpd_structure((1, 4, 3, 1), (6, 1, 1, 3), 4)
+MIXED = gkpd_structure((2, 4, 3, 1), (6, 1, 1, 3), 4)
+
+
+@pytest.mark.parametrize(
+    ("structure", "k", "order"), [(MIXED, 0, "pairs"), (MIXED, 1, "filter by filter"), (APART, 1, "apart")]
+)
+def test_every_order_of_summation_gives_the_normal_matrix(structure: Structure, k: int, order: str) -> None:
+    """Against the sum over g written out: over pairs, filter by filter, and where filters and columns are apart."""
     weight = np.random.default_rng(0).standard_normal(structure.weight_shape)
-    error = patches_of(weight, 0, 100).error(torch.ones(6, dtype=torch.float64))
-    chosen = []
-    for k in (0, 1):
-        frame = als._Frame(structure, k, error)
-        sizes = frame._r, frame._g, frame._m
-        chosen.append(frame._r * frame._m <= frame._g * (frame._m + frame._r))
-        contracted = torch.from_numpy(np.random.default_rng(k).standard_normal(sizes))
-        gram = frame._gram.reshape(frame._d, frame._m, frame._d, frame._m)
-        literal = torch.einsum("rgm,dmen,sgn->dres", contracted, gram, contracted)
-        torch.testing.assert_close(
-            frame._normal_matrix(contracted), literal.reshape(frame._d * frame._r, -1), rtol=1e-12, atol=1e-9
-        )
-    assert sorted(chosen) == [False, True]
+    frame = als._Frame(structure, k, patches_of(weight, 0, 100).error(random_rows(len(weight), 0)))
+    both_sides = "pairs" if frame._pairs_cost <= frame._filters_cost else "filter by filter"
+    assert order == ("apart" if frame._others.are_apart else both_sides)
+    others = [torch.from_numpy(factor) for factor in doubled(random_network(structure, 0)).factors]
+    del others[k]
+    contracted = frame._others.contracted(others)
+    gram = frame._gram.reshape(frame._d, frame._m, frame._d, frame._m)
+    literal = torch.einsum("rgm,dmen,sgn,g->dres", contracted, gram, contracted, frame._v)
+    torch.testing.assert_close(
+        frame._normal_matrix(others), literal.reshape(frame._d * frame._r, -1), rtol=1e-12, atol=1e-9
+    )
 
 
 def test_low_rank_pairs_reach_the_known_optimum() -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from kronexport.backends.profile import TargetProfile, load_target
 from kronexport.errors import GoalError
-from kronexport.factorize.gkpd import gkpd, gkpd_structure
+from kronexport.factorize.decompose import decompose
+from kronexport.factorize.gkpd import gkpd_structure
 from kronexport.factorize.network import relative_error
 from kronexport.factorize.scan import ErrorScan
 from kronexport.lower.forms import generate_forms
@@ -76,7 +77,7 @@ def test_goals_are_met_by_the_plan(survey: Survey, weights: dict[str, np.ndarray
 def test_a_plan_says_what_its_structure_costs(
     survey: Survey, weights: dict[str, np.ndarray], profile: TargetProfile
 ) -> None:
-    """MACs are those of the named form; the error is that of the factors, to the accuracy of the scan."""
+    """MACs are those of the named form; the error is that of the factors, or a little above it, as the scan has it."""
     plan = make_plan(survey, ErrorScan(weights), [parse_goal("macs<=0.5")], profile, quiet)
     chosen = [(s, c) for s, c in zip(survey.sites, plan.sites, strict=True) if c.structure]
     assert chosen
@@ -85,8 +86,8 @@ def test_a_plan_says_what_its_structure_costs(
         forms = {form.name: form for form in generate_forms(choice.structure, GEOMETRY, place.input_size)}
         assert forms[choice.lowering].macs == choice.macs
         assert form_seconds(forms[choice.lowering], profile) < form_seconds(forms["dense"], profile)
-        exact = relative_error(weights[place.name], gkpd(weights[place.name], choice.structure).to_dense())
-        assert choice.rel_error == pytest.approx(exact, abs=2e-3)
+        reached = relative_error(weights[place.name], decompose(weights[place.name], choice.structure).to_dense())
+        assert reached - 2e-3 <= (choice.rel_error or 0) <= 1.3 * reached + 2e-3
 
 
 def test_without_pressure_everything_stays_dense(
