@@ -12,6 +12,7 @@ from kronexport.export.replace import site_weights
 from kronexport.factorize.scan import ErrorScan
 from kronexport.plan.candidates import Candidate, all_candidates
 from kronexport.plan.choose import solve
+from kronexport.plan.cost_model import roofline_model
 from kronexport.records import Plan, Site, SitePlan, Survey
 
 TARGET = "cpu"
@@ -23,7 +24,7 @@ def gkpd_candidates(model: nn.Module, sites: Sequence[Site]) -> list[list[Candid
     """Every GKPD structure at a ladder of ranks, and dense, for each site."""
     scan = ErrorScan(site_weights(model, tuple(site.name for site in sites)))
     scan.prefetch(_quiet)
-    return all_candidates(sites, scan, load_target(TARGET), _quiet)
+    return all_candidates(sites, scan, roofline_model(load_target(TARGET)).seconds, _quiet)
 
 
 def network_budget(found: Survey, factor: float) -> dict[str, float]:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+from kronexport.factorize.gkpd import gkpd_structure
 from kronexport.lower.axes import BATCH_AXIS, Contraction, axis_sizes, contractions, natural_axes, orders
 from kronexport.lower.layouts import Axes, Layout, arrangements
 from kronexport.lower.placement import BASELINES, MOST_COMBINATIONS
@@ -115,6 +116,11 @@ def generate_forms(structure: Structure, geometry: ConvGeometry, input_size: Pai
     ]
     worthwhile.sort(key=lambda form: (*BASELINES, form.placement).index(form.placement))
     return (dense, *worthwhile)
+
+
+def dense_form(weight_shape: tuple[int, int, int, int], geometry: ConvGeometry, input_size: Pair) -> Form:
+    """The form of a layer that is not factorized: W [F, C / group, kh, kw] is the only factor with elements."""
+    return Form(DENSE, gkpd_structure(weight_shape, (1, 1, 1, 1), 1), geometry, input_size, (), None)
 
 
 def every_form(structure: Structure, geometry: ConvGeometry, input_size: Pair) -> Iterator[Form]:

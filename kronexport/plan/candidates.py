@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from kronexport.backends.profile import TargetProfile
 from kronexport.factorize.gkpd import gkpd_structure, max_rank
 from kronexport.factorize.scan import ErrorScan
 from kronexport.factorize.spectra import scanned_structures
 from kronexport.lower.axes import least_macs
-from kronexport.lower.forms import DENSE, generate_forms
-from kronexport.plan.roofline import conv_seconds, form_seconds
+from kronexport.lower.forms import DENSE, dense_form, generate_forms
+from kronexport.plan.cost_model import Seconds
 from kronexport.records import ProgressCallback, Site, Structure
 
 
@@ -23,7 +22,7 @@ class Candidate:
     """``params`` and ``macs`` of the site; ``squared_error`` = ||W - W^||^2 / ||W||^2. Structure None: stays dense.
 
     ``weights`` counts the elements that model.onnx stores: a grouped form repeats some.
-    ``seconds`` is the roofline's estimate for the whole batch, and ``pays`` whether that is below dense's; staying
+    ``seconds`` is the cost model's estimate for the whole batch, and ``pays`` whether that is below dense's; staying
     dense always pays.
     """
 
@@ -43,7 +42,7 @@ class Candidate:
 
 
 def all_candidates(
-    sites: Sequence[Site], scan: ErrorScan, profile: TargetProfile, progress: ProgressCallback
+    sites: Sequence[Site], scan: ErrorScan, seconds: Seconds, progress: ProgressCallback
 ) -> list[list[Candidate]]:
     """For each site: left dense, and every candidate on the Pareto front of params, MACs, size, time and weight error.
 
@@ -56,8 +55,8 @@ def all_candidates(
     for index, site in enumerate(sites):
         key = (site.batch, site.out_channels, site.in_channels, site.geometry, site.input_size)
         if key not in shared:
-            shared[key] = list(_costs(site, profile))
-        found.append(_site_candidates(site, scan, shared[key], profile))
+            shared[key] = list(_costs(site, seconds))
+        found.append(_site_candidates(site, scan, shared[key], seconds))
         progress("plan", index + 1, len(sites))
     return found
 
@@ -83,13 +82,13 @@ class _Cost:
     seconds: float
 
 
-def _site_candidates(site: Site, scan: ErrorScan, costs: Sequence[_Cost], profile: TargetProfile) -> list[Candidate]:
+def _site_candidates(site: Site, scan: ErrorScan, costs: Sequence[_Cost], seconds: Seconds) -> list[Candidate]:
     bias = site.out_channels if site.has_bias else 0
     by_unit: dict[Structure, list[_Cost]] = {}
     for cost in costs:
         outer, inner = cost.structure.factors
         by_unit.setdefault(gkpd_structure(outer.size, inner.size, 1), []).append(cost)
-    seconds = site.batch * conv_seconds(site.weight_shape[:2], site.geometry, site.input_size, profile)
+    dense_seconds = seconds(dense_form(site.weight_shape, site.geometry, site.input_size), site.batch)
     found = []
     for unit, ladder in by_unit.items():
         errors = scan.errors(site.name, unit)
@@ -104,15 +103,15 @@ def _site_candidates(site: Site, scan: ErrorScan, costs: Sequence[_Cost], profil
                     weights=cost.weights + bias,
                     squared_error=error,
                     seconds=cost.seconds,
-                    pays=cost.seconds < seconds,
+                    pays=cost.seconds < dense_seconds,
                 )
             )
-    dense = Candidate(None, DENSE, site.params, site.macs, site.params, 0.0, seconds, pays=True)
+    dense = Candidate(None, DENSE, site.params, site.macs, site.params, 0.0, dense_seconds, pays=True)
     paying = _pareto([candidate for candidate in found if candidate.pays])
     return [dense, *paying, *_pareto([candidate for candidate in found if not candidate.pays])]
 
 
-def _costs(site: Site, profile: TargetProfile) -> Iterator[_Cost]:
+def _costs(site: Site, seconds: Seconds) -> Iterator[_Cost]:
     """Of each structure and rank the fastest form by estimate, and that of those of fewest MACs, if it is another."""
     for unit in candidate_structures(site):
         outer, inner = unit.factors
@@ -123,11 +122,11 @@ def _costs(site: Site, profile: TargetProfile) -> Iterator[_Cost]:
             template = gkpd_structure(outer.size, inner.size, min(rank, 2))
             _, *others = _forms(template, site.geometry, site.input_size)
             forms = [replace(form, structure=structure) for form in others]
-            timed = [(form_seconds(form, profile), form) for form in forms if form.macs * site.batch < site.macs]
+            timed = [(seconds(form, site.batch), form) for form in forms if form.macs * site.batch < site.macs]
             leanest = min(timed, key=lambda pair: (pair[1].macs, pair[0]))
             fastest = min(timed, key=lambda pair: pair[0])
-            for seconds, form in {fastest[1].name: fastest, leanest[1].name: leanest}.values():
-                yield _Cost(structure, form.name, form.macs * site.batch, form.weights, seconds * site.batch)
+            for taken, form in {fastest[1].name: fastest, leanest[1].name: leanest}.values():
+                yield _Cost(structure, form.name, form.macs * site.batch, form.weights, taken)
 
 
 _forms = lru_cache(maxsize=4096)(generate_forms)
