@@ -32,6 +32,7 @@ from kronexport.factorize.spectra import Spectrum
 from kronexport.lower.forms import least_macs
 from kronexport.plan.candidates import Candidate, all_candidates
 from kronexport.plan.choose import solve
+from kronexport.plan.cost_model import roofline_model
 from kronexport.records import InputSpec, Site, Structure, Survey, silent
 from kronexport.survey.sites import survey
 from kronexport.survey.weights import load_weights
@@ -153,8 +154,8 @@ def planned(found: Survey, candidates: Sequence[Sequence[Candidate]], factor: fl
 
 def network_rows(found: Survey, scans: Sequence[ErrorScan]) -> Iterator[str]:
     """The network's table, line by line; ``scans`` are as given and permuted."""
-    profile = load_target(TARGET)
-    candidates = [all_candidates(found.sites, scan, profile, silent, GKPD) for scan in scans]
+    model = roofline_model(load_target(TARGET))
+    candidates = [all_candidates(found.sites, scan, model, silent, GKPD) for scan in scans]
     for factor in FACTORS:
         bests = [[best_errors(site, scan, factor) for site in found.sites] for scan in scans]
         plans = [planned(found, options, factor) for options in candidates]

@@ -22,9 +22,9 @@ from kronexport.factorize.tensor import Size4
 from kronexport.factorize.tensor_ring import tensor_ring_max_ranks
 from kronexport.factorize.tensor_train import tensor_train_max_ranks
 from kronexport.factorize.tucker import tucker_max_ranks
-from kronexport.lower.forms import DENSE, Form, generate_forms
+from kronexport.lower.forms import DENSE, Form, dense_form, generate_forms
 from kronexport.plan.candidates import Candidate
-from kronexport.plan.roofline import conv_seconds, form_seconds
+from kronexport.plan.roofline import form_seconds
 from kronexport.records import ConvGeometry, Pair, Site, Structure
 
 
@@ -57,7 +57,7 @@ def ladder_candidates(model: nn.Module, sites: Iterable[Site], method: str) -> l
     for site in sites:
         weight = site_weights(model, (site.name,))[site.name]
         bias = site.out_channels if site.has_bias else 0
-        seconds = conv_seconds(site.weight_shape[:2], site.geometry, site.input_size, profile)
+        seconds = form_seconds(dense_form(site.weight_shape, site.geometry, site.input_size), profile)
         options = [Candidate(None, DENSE, site.params, site.macs, site.params, 0.0, seconds, pays=True)]
         for structure in ladder_structures(method, site.weight_shape):
             form = _leanest(structure, site.geometry, site.input_size)

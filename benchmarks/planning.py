@@ -12,6 +12,7 @@ from kronexport.export.replace import site_weights
 from kronexport.factorize.scan import ErrorScan
 from kronexport.plan.candidates import Candidate, all_candidates
 from kronexport.plan.choose import solve
+from kronexport.plan.cost_model import roofline_model
 from kronexport.plan.families import FAMILIES, Family
 from kronexport.records import Plan, Site, SitePlan, Survey
 
@@ -30,7 +31,7 @@ def planner_candidates(
     """What the planner chooses among for each site, dense first."""
     scan = ErrorScan(site_weights(model, tuple(site.name for site in sites)))
     scan.prefetch(_quiet)
-    return all_candidates(sites, scan, load_target(TARGET), _quiet, families)
+    return all_candidates(sites, scan, roofline_model(load_target(TARGET)), _quiet, families)
 
 
 def network_budget(found: Survey, factor: float) -> dict[str, float]:

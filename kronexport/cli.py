@@ -67,6 +67,7 @@ def build(
     exclude: options.Exclude = None,
     precision: Annotated[str | None, typer.Option(help="fp32")] = None,
     threads: options.Threads = None,
+    time_budget: options.TimeBudget = None,
     out: Annotated[Path | None, typer.Option(help="Output folder; default: kronexport-out/")] = None,
     config: options.Config = None,
     set_: options.Set = None,
@@ -93,6 +94,7 @@ def build(
         "exclude": exclude,
         "precision": precision,
         "threads": threads,
+        "time_budget": time_budget,
         "out": out,
         "allow_unmeasured": allow_unmeasured or None,
     }
@@ -129,6 +131,7 @@ def plan(
     include: options.Include = None,
     exclude: options.Exclude = None,
     threads: options.Threads = None,
+    time_budget: options.TimeBudget = None,
     out: Annotated[
         Path | None, typer.Option(help="Write the plan to this file, for build --plan; one target at a time.")
     ] = None,
@@ -149,6 +152,7 @@ def plan(
         "include": include,
         "exclude": exclude,
         "threads": threads,
+        "time_budget": time_budget,
     }
     resolved = load_config(config, flags, set_ or [])
     from kronexport import pipeline, terminal  # noqa: PLC0415  loads torch

@@ -1,13 +1,14 @@
 """The resolved configuration of a build: flags and ``build.toml`` in one validated object."""
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from kronexport.errors import UserInputError
 from kronexport.plan.plan_file import read_plan_file
@@ -18,6 +19,30 @@ _FILES = ("weights", "calibration", "plan", "out")
 
 _FUNCTIONS = ("model", "calibration", "evaluate")
 """Keys that may hold ``path/file.py:function``, whose path resolves alike."""
+
+
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def duration_seconds(text: str) -> float:
+    """Seconds of a duration such as ``90s``, ``2.5m`` or ``1h``.
+
+    Raises:
+        ValueError: it is none.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
+    if found is None:
+        raise ValueError("expected a duration such as 90s, 10m or 1h")
+    return float(found[1]) * _SECONDS[found[2]]
+
+
+def _checked_duration(text: str) -> str:
+    duration_seconds(text)
+    return text
+
+
+Duration = Annotated[str, AfterValidator(_checked_duration)]
+"""As the user wrote it."""
 
 
 class MeasureConfig(BaseModel):
@@ -50,6 +75,7 @@ class BuildConfig(BaseModel):
     exclude: tuple[str, ...] = Field((), description="patterns of site names to leave dense")
     precision: Precision = Field("fp32", description="what the engine computes in")
     threads: int | None = Field(None, ge=1, description="runtime threads; default: the target's")
+    time_budget: Duration | None = Field(None, description="for timing forms: 90s, 10m, 1h; default: no limit")
     allow_unmeasured: bool = Field(default=False, description="exit 0 where a goal cannot be measured")
     out: Path = Field(Path("kronexport-out"), description="output folder")
     measure: MeasureConfig = MeasureConfig()

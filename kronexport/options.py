@@ -19,4 +19,8 @@ Exclude = Annotated[list[str] | None, typer.Option(help="Leave sites that match 
 Config = Annotated[Path | None, typer.Option(help="build.toml; keys are the long flag names.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE over the config: measure.seconds=10")]
 Threads = Annotated[int | None, typer.Option(help="Runtime threads; default: the target's.")]
+TimeBudget = Annotated[
+    str | None,
+    typer.Option(help="Longest time for timing forms: 90s, 10m, 1h; then estimates.", metavar="DURATION"),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]

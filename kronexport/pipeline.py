@@ -10,7 +10,6 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ from kronexport.plan.goals import missed_goals
 from kronexport.plan.plan_file import plan_toml
 from kronexport.plan.planner import Planner, form_chooser
 from kronexport.records import Plan, ProgressCallback, Report, TargetReport, silent
-from kronexport.request import Request, check_plan_out, check_request, instruments_of, threads_of
+from kronexport.request import Request, check_plan_out, check_request, instruments_for, threads_of
 from kronexport.ship.output import OutputFolder, check_output, prepare_output, remove_stale
 from kronexport.ship.report_html import write_report_html
 from kronexport.ship.report_json import write_report_json
@@ -208,7 +207,7 @@ def planner_of(
         UserInputError: the user's plan does not fit the model.
     """
     structures = {site: network.structure for site, network in fixed.items()}
-    instruments = partial(instruments_of, request.config, project)
+    instruments = instruments_for(request.config, project)
     given = None
     if request.plan is not None:
         profile = load_target(request.plan.target)

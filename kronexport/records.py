@@ -180,17 +180,40 @@ class SitePlan:
     rel_error: float | None
 
 
-Basis = Literal["roofline", "measured", "given"]
-"""What the choice of lowerings rests on; given: on the user."""
+Basis = Literal["roofline", "measured", "mixed", "given"]
+"""What the choice of lowerings rests on; mixed: on measurement where there is some; given: on the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParetoPoint:
+    """What one choice for all sites is planned to cost, as parts of the dense network, and to lose.
+
+    ``latency`` is that of the sites alone, the sum of their seconds; None where no time is known. ``error`` is the
+    cubic mean of ||W - W^|| / ||W|| over the sites, dense ones included: the planner makes it least. ``basis`` says
+    whether all the seconds were measured, some, or none. ``chosen``: this is the plan.
+    """
+
+    latency: float | None
+    macs: float
+    params: float
+    error: float
+    basis: Literal["measured", "mixed", "roofline"]
+    chosen: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One choice a site, for one target."""
+    """One choice a site, for one target.
+
+    ``notes`` say how it was made, for the reader of the report; ``pareto`` has the other choices that there were. Both
+    are no part of what is compared: a plan is what becomes of the sites.
+    """
 
     target: str
     sites: tuple[SitePlan, ...]
     basis: Basis
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    pareto: tuple[ParetoPoint, ...] = field(default=(), compare=False)
 
     @property
     def structures(self) -> dict[str, Structure]:
@@ -290,7 +313,7 @@ class TargetReport:
     environment: dict[str, Any]
     protocol: dict[str, Any]
     skipped: tuple[Skipped, ...]
-    pareto: tuple[dict[str, Any], ...]
+    pareto: tuple[ParetoPoint, ...]
     unmeasured: dict[str, str]
     goals: tuple[GoalResult, ...]
     dense: ModelFigures

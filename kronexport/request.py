@@ -1,24 +1,27 @@
 """What a build was asked for, checked before any work."""
 
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kronexport.backends import BACKENDS, require_runtime
 from kronexport.backends.profile import TargetProfile, load_target
-from kronexport.config import BuildConfig
+from kronexport.config import BuildConfig, duration_seconds
 from kronexport.errors import UserInputError, named
-from kronexport.measure.costs import FormTimes, measure_forms
-from kronexport.measure.micro import Trial
+from kronexport.measure.costs import FormTimes, measure_forms, measured_costs
+from kronexport.measure.micro import Trial, micro_key
 from kronexport.measure.race import RaceTiming
 from kronexport.measure.setting import Setting, Timing
 from kronexport.measure.store import MeasurementStore
+from kronexport.plan.cost_model import CostModel, fitted_model
 from kronexport.plan.goals import Goal, parse_goal
 from kronexport.plan.measured import Clock
 from kronexport.plan.plan_file import PlanFile, read_plan_file
-from kronexport.plan.planner import Instruments
+from kronexport.plan.planner import Instruments, InstrumentsOf
 from kronexport.plan.rehearsal import REHEARSAL, Rehearsal
-from kronexport.records import ProgressCallback
+from kronexport.records import ProgressCallback, Survey
 from kronexport.survey.project import Project
 
 
@@ -60,38 +63,92 @@ def threads_of(config: BuildConfig, profile: TargetProfile) -> int:
     return config.threads or config.measure.threads or profile.threads
 
 
-def clock_of(config: BuildConfig, profile: TargetProfile, threads: int, progress: ProgressCallback) -> Clock:
-    """What times forms on this machine, from the store where it can."""
-    usual, asked = RaceTiming(), config.measure
-    timing = replace(
-        usual,
-        seconds=min(usual.seconds, asked.seconds),
-        rounds=min(usual.rounds, asked.rounds),
-        warmup_seconds=min(usual.warmup_seconds, asked.warmup_seconds),
-    )
+def instruments_for(config: BuildConfig, project: Project) -> InstrumentsOf:
+    """What times forms and networks of ``project``; each target has the same instruments whenever it is planned."""
+    made: dict[str, Instruments | None] = {}
 
-    def clock(trials: Sequence[Trial]) -> FormTimes:
-        with MeasurementStore() as store:
-            return measure_forms(trials, profile, threads, store, progress=progress, timing=timing)
+    def instruments(profile: TargetProfile, progress: ProgressCallback) -> Instruments | None:
+        if profile.name not in made:
+            made[profile.name] = _instruments(config, project, profile, progress)
+        return made[profile.name]
 
-    return clock
+    return instruments
 
 
-def instruments_of(
+def _instruments(
     config: BuildConfig, project: Project, profile: TargetProfile, progress: ProgressCallback
 ) -> Instruments | None:
-    """What times forms and networks of ``project`` on this machine; None where the target is another one."""
     if profile.board is not None:
         return None
-    threads, longest, asked = threads_of(config, profile), REHEARSAL, config.measure
+    longest, asked = REHEARSAL, config.measure
     timing = Timing(
         seconds=min(longest.seconds, asked.seconds),
         rounds=min(longest.rounds, asked.rounds),
         warmup_seconds=min(longest.warmup_seconds, asked.warmup_seconds),
     )
-    setting = Setting(profile.backend, threads, project.input)
+    setting = Setting(profile.backend, threads_of(config, profile), project.input)
     rehearsal = Rehearsal(project.module, profile.opset, setting, timing, progress)
-    return Instruments(clock_of(config, profile, threads, progress), rehearsal)
+    return Instruments(cost_model_of(config, project.survey, profile), clock_of(config, profile, progress), rehearsal)
+
+
+def clock_of(
+    config: BuildConfig, profile: TargetProfile, progress: ProgressCallback, now: Callable[[], float] = time.monotonic
+) -> Clock:
+    """What times forms on this machine, from the store where it can, until the time budget is spent on that.
+
+    Args:
+        config: the budget, and how long a form is timed.
+        profile: of the target.
+        progress: told ("measure", done, total).
+        now: seconds of a clock that only moves on.
+    """
+    budget = math.inf if config.time_budget is None else duration_seconds(config.time_budget)
+    spent = 0.0
+
+    def clock(trials: Sequence[Trial]) -> FormTimes:
+        nonlocal spent
+        started, before = now(), spent
+
+        def time_is_up() -> bool:
+            return before + now() - started >= budget
+
+        with MeasurementStore() as store:
+            found = measure_forms(
+                trials,
+                profile,
+                threads_of(config, profile),
+                store,
+                progress=progress,
+                timing=race_timing(config),
+                time_is_up=time_is_up,
+            )
+        spent = before + now() - started
+        return found
+
+    return clock
+
+
+def cost_model_of(config: BuildConfig, survey: Survey, profile: TargetProfile) -> CostModel:
+    """What estimates forms before they are timed: fitted to what was timed on this machine as ``clock_of`` does.
+
+    Layers of the network itself are left out. So what is timed for a plan does not change the shortlists of the same
+    plan, and making it again measures nothing.
+    """
+    with MeasurementStore() as store:
+        costs = measured_costs(profile, threads_of(config, profile), store, race_timing(config))
+    own = {micro_key(Trial.left_dense(site), profile.opset) for site in survey.sites}
+    return fitted_model(profile, [cost for cost in costs if cost.layer not in own])
+
+
+def race_timing(config: BuildConfig) -> RaceTiming:
+    """As usual, or shorter where finished networks are timed for less than a race."""
+    usual, asked = RaceTiming(), config.measure
+    return replace(
+        usual,
+        seconds=min(usual.seconds, asked.seconds),
+        rounds=min(usual.rounds, asked.rounds),
+        warmup_seconds=min(usual.warmup_seconds, asked.warmup_seconds),
+    )
 
 
 def check_plan_target(plan: PlanFile, profiles: Sequence[TargetProfile]) -> None:

@@ -202,6 +202,7 @@ def report_stage(
         goals=[judge(goal, before, after, speedup) for goal in job.planner.goals_of(job.profile)],
         checks=compressed.checks,
         layers=layer_table(project.survey, compressed.plan, weight_errors(project.module, compressed.model)),
+        pareto=compressed.plan.pareto,
         notes=(*notes, *compressed.verified.notes, *fitting_notes(job, compressed)),
     )
 
@@ -251,6 +252,7 @@ def figures(network: Network, measured: SideFigures | None) -> ModelFigures:
 LOWERING_NOTES = {
     "roofline": "lowerings are chosen by the target's roofline",
     "measured": "lowerings are chosen by measurement",
+    "mixed": "lowerings are chosen by measurement, and by the cost model where nothing was measured",
     "given": "structures and lowerings are those of the plan that was given",
 }
 """By ``Plan.basis``."""
@@ -263,7 +265,7 @@ def fitting_notes(job: Job, network: Network) -> tuple[str, ...]:
     if not network.plan.forms:
         return ("the plan leaves every convolution dense", *notes)
     fitted = f"{images.used} calibration images" if images else "the weights alone"
-    notes = LOWERING_NOTES[network.plan.basis], *notes
+    notes = LOWERING_NOTES[network.plan.basis], *network.plan.notes, *notes
     structures = [structure for site, structure in network.plan.structures.items() if site not in job.fixed]
     wide = sum(map(is_too_wide, structures)) if images else 0
     if wide:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from kronexport.backends.doctor import Finding
     from kronexport.measure.latency import BenchResult
     from kronexport.pipeline import DryRun
-    from kronexport.records import Plan
+    from kronexport.records import ParetoPoint, Plan
 
 
 @contextmanager
@@ -100,6 +101,8 @@ def plan_json(found: "DryRun") -> dict[str, Any]:
             ]
             for plan in found.plans
         },
+        "pareto": {plan.target: [asdict(point) for point in plan.pareto] for plan in found.plans},
+        "notes": {plan.target: list(plan.notes) for plan in found.plans},
     }
 
 
@@ -118,8 +121,23 @@ def print_plan(found: "DryRun") -> None:
         for name, total in _planned(found, plan).items():
             dense = getattr(found.project.survey, name)
             console.print(f"{name}: {total:,} of {dense:,} = {total / dense:.3f}", highlight=False)
+        if plan.pareto:
+            console.print(_front(plan.pareto))
+        for note in plan.notes:
+            console.print(f"note: {note}", highlight=False)
     for skipped in found.project.survey.skipped:
         console.print(f"skipped {skipped.site}: {skipped.reason}", highlight=False)
+
+
+def _front(points: "Sequence[ParetoPoint]") -> Table:
+    """The plan among what else could be chosen."""
+    columns = "time", "MACs", "params", "error", "seconds", ""
+    table = Table(*columns, title="what else could be chosen, as parts of dense", title_justify="left")
+    for point in points:
+        latency = "" if point.latency is None else f"{point.latency:.3f}"
+        figures = latency, f"{point.macs:.3f}", f"{point.params:.3f}", f"{point.error:.3f}"
+        table.add_row(*figures, point.basis, "the plan" if point.chosen else "")
+    return table
 
 
 def _planned(found: "DryRun", plan: "Plan") -> dict[str, int]:

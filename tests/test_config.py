@@ -9,7 +9,7 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kronexport.config import BuildConfig, MeasureConfig, config_toml, load_config
+from kronexport.config import BuildConfig, MeasureConfig, config_toml, duration_seconds, load_config
 from kronexport.errors import UserInputError
 
 
@@ -158,3 +158,15 @@ def _read_back(config: BuildConfig) -> BuildConfig:
         file = Path(folder, "config.toml")
         file.write_text(config_toml(config), encoding="utf-8")
         return load_config(file, {}, [])
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("1.5h", 5400), ("0s", 0)])
+def test_a_duration_has_a_unit(text: str, seconds: float) -> None:
+    assert duration_seconds(text) == seconds
+    assert load_config(None, {"model": "m", "time_budget": text}, []).time_budget == text
+
+
+@pytest.mark.parametrize("text", ["90", "10 m", "-1s", "1d", "m", "1h30m", ""])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(UserInputError, match=r"time_budget: .*expected a duration such as 90s, 10m or 1h"):
+        load_config(None, {"model": "m", "time_budget": text}, [])

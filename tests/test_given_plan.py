@@ -19,7 +19,7 @@ def build(network: Path, out: Path, *arguments: object) -> Ended:
 
 
 def plan(network: Path, *arguments: object) -> Ended:
-    return command("plan", f"{network}:net", "--input", INPUT, *arguments)
+    return command("plan", f"{network}:net", "--input", INPUT, *SHORT, *arguments)
 
 
 def report_of(folder: Path) -> Report:
@@ -34,21 +34,33 @@ def plan_of(folder: Path, target: str) -> Path:
 
 
 def test_plan_prints_what_a_dry_run_does(network: Path, tmp_path: Path) -> None:
-    """As a table and as JSON, and writes nothing."""
+    """As a table and as JSON, and writes nothing; once all is timed both read the store alone."""
+    plan(network, "--target", "cpu")
     for form in ((), ("--json",)):
         asked = ("--target", "cpu", "--target", "jetson", *form)
         ended = plan(network, *asked)
         assert ended.code == 0, ended.err
         assert ended.out == build(network, tmp_path / "out", *asked, "--dry-run").out
-    assert list(json.loads(ended.out)["targets"]) == [CPU, BOARD]
+    found = json.loads(ended.out)
+    assert list(found["targets"]) == [CPU, BOARD]
+    for target, basis in ((CPU, "measured"), (BOARD, "roofline")):
+        assert [point["basis"] for point in found["pareto"][target] if point["chosen"]] == [basis]
+        assert found["notes"][target][0].startswith("cost model")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_plan_writes_the_file_that_a_build_writes(network: Path, built: Built, tmp_path: Path) -> None:
+def test_plan_writes_the_file_that_a_build_writes(
+    network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a cache where nothing is measured in between."""
+    monkeypatch.setenv("KRONEXPORT_CACHE", str(tmp_path / "cache"))
     ended = plan(network, "--target", "cpu", "--out", tmp_path / "plan.toml")
     assert ended.code == 0, ended.err
     assert "plan for x86-onnxruntime" in ended.out
-    assert (tmp_path / "plan.toml").read_text() == plan_of(built.folder, CPU).read_text()
+    assert "what else could be chosen" in ended.out
+    assert "note: cost model" in ended.out
+    assert build(network, tmp_path / "out", "--target", "cpu").code == 0
+    assert (tmp_path / "plan.toml").read_text() == plan_of(tmp_path / "out", CPU).read_text()
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+from kronexport.factorize.gkpd import gkpd_structure
 from kronexport.lower.axes import (
     BATCH_AXIS,
     Contraction,
@@ -137,6 +138,12 @@ def generate_forms(structure: Structure, geometry: ConvGeometry, input_size: Pai
     ]
     worthwhile.sort(key=lambda form: (*BASELINES, form.placement).index(form.placement))
     return (dense, *worthwhile)
+
+
+def dense_form(weight_shape: tuple[int, int, int, int], geometry: ConvGeometry, input_size: Pair) -> Form:
+    """The form of a layer that is not factorized: W [F, C / group, kh, kw] is the only factor with elements."""
+    structure = gkpd_structure(weight_shape, (1, 1, 1, 1), 1)
+    return Form(DENSE, structure, unmerged(structure), geometry, input_size, (), None)
 
 
 def every_form(structure: Structure, geometry: ConvGeometry, input_size: Pair) -> Iterator[Form]:

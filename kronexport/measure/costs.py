@@ -9,7 +9,7 @@ with dense's floor, the median of these inferences, from the batch in which it w
 """
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from kronexport.measure.micro import Trial, micro_key, micro_model
 from kronexport.measure.race import Raced, RaceResult, RaceTiming, race_models
 from kronexport.measure.setting import Setting
 from kronexport.measure.store import Conditions, MeasurementStore, StoredTime, conditions_here
+from kronexport.measure.work import MeasuredCost, work_of
 from kronexport.records import ProgressCallback
 
 BATCH: Final = 12
@@ -31,14 +32,37 @@ BATCH: Final = 12
 
 @dataclass(frozen=True, slots=True)
 class FormTimes:
-    """Every trial that was asked for is in one of the two.
+    """Every trial that was asked for is in one of the three.
 
     ``seconds`` of one inference, comparable among forms of one layer and among layers. ``set_aside``: the reason why
-    there is no time, in the runtime's words.
+    there is no time, in the runtime's words. ``left``: those that were not reached before time was up.
     """
 
     seconds: dict[Trial, float]
     set_aside: dict[Trial, str]
+    left: tuple[Trial, ...] = ()
+
+
+def unlimited() -> bool:
+    """Time is never up."""
+    return False
+
+
+def measured_costs(
+    profile: TargetProfile, threads: int, store: MeasurementStore, timing: RaceTiming | None = None
+) -> list[MeasuredCost]:
+    """All that the store knows of this machine under the target's conditions, in the order of its keys.
+
+    Raises:
+        MissingRuntimeError: The runtime is not installed.
+        UserInputError: There is no such runtime on this machine, or the threads are not positive.
+    """
+    times, work = store.times(conditions_here(profile.backend, threads, "fp32", timing)), store.work()
+    return [
+        MeasuredCost(reference, work[model], _seconds(times, model, reference))
+        for model, reference in sorted(times)
+        if model in work and (reference, reference) in times
+    ]
 
 
 def measure_forms(
@@ -49,6 +73,7 @@ def measure_forms(
     *,
     progress: ProgressCallback,
     timing: RaceTiming | None = None,
+    time_is_up: Callable[[], bool] = unlimited,
 ) -> FormTimes:
     """The time of each trial on this machine; what the store does not know is timed, and kept batch by batch.
 
@@ -59,22 +84,24 @@ def measure_forms(
         store: What is known; gets what is measured.
         progress: Told ("measure", models that are known, models in all).
         timing: How long; None: ``RaceTiming()``.
+        time_is_up: Asked before each batch; what is not known then is left.
 
     Raises:
         MissingRuntimeError: The runtime is not installed.
         UserInputError: There is no such runtime on this machine, or the threads are not positive.
     """
-    conditions = conditions_here(profile.backend, threads, "fp32")
+    conditions = conditions_here(profile.backend, threads, "fp32", timing)
     models = {trial: _Model.of(trial, profile.opset) for trial in trials}
     total = len({model.pair for model in models.values()})
-    campaign = _Campaign(profile, conditions, store, timing or RaceTiming())
-    while missing := campaign.missing(models.values()):
+    campaign = _Campaign(profile, conditions, store)
+    campaign.describe(models.values())
+    while (missing := campaign.missing(models.values())) and not time_is_up():
         progress("measure", total - len(missing), total)
         reference = next(iter(missing.values())).dense
         forms = [model for model in missing.values() if model.reference == reference.key and model.key != reference.key]
         campaign.race(reference, forms[: BATCH - 1])
     progress("measure", total, total)
-    return campaign.found(models)
+    return campaign.found(models, missing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +135,15 @@ class _Campaign:
     profile: TargetProfile
     conditions: Conditions
     store: MeasurementStore
-    timing: RaceTiming
     lost: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def describe(self, models: Iterable[_Model]) -> None:
+        """Keep what each model does beside its time, for fits to come."""
+        known = self.store.work()
+        wanted = {each.key: each.trial for model in models for each in (model, model.dense)}
+        new = {key: work_of(trial.form, trial.batch) for key, trial in wanted.items() if key not in known}
+        if new:
+            self.store.describe(new)
 
     def missing(self, models: Iterable[_Model]) -> dict[tuple[str, str], _Model]:
         """The models, each once, of which nothing is known; another process may have measured some meanwhile."""
@@ -134,14 +168,16 @@ class _Campaign:
         times = [_stored(names[name], raced) for name, raced in result.raced.items()]
         self.store.keep(self.conditions, times, {names[name].key: why for name, why in result.failed.items()})
 
-    def found(self, models: Mapping[Trial, _Model]) -> FormTimes:
-        """What has become of each, once none is missing."""
+    def found(self, models: Mapping[Trial, _Model], missing: Container[tuple[str, str]]) -> FormTimes:
+        """What has become of each; nothing is known of the missing."""
         times, failures = self.store.times(self.conditions), self.store.failures(self.conditions)
         lost = {**failures, **{key: reason for (key, _), reason in self.lost.items()}}
-        result = FormTimes({}, {})
+        result = FormTimes({}, {}, tuple(trial for trial, model in models.items() if model.pair in missing))
         for trial, model in models.items():
+            if model.pair in missing:
+                continue
             if model.pair in times:
-                result.seconds[trial] = times[model.dense.pair].floor / times[model.pair].speedup
+                result.seconds[trial] = _seconds(times, *model.pair)
             else:
                 result.set_aside[trial] = lost.get(model.key) or lost[model.reference]
         return result
@@ -153,7 +189,7 @@ class _Campaign:
             paths = {name: Path(folder, f"{index}.onnx") for index, name in enumerate(models)}
             for trial, path in zip(trials, paths.values(), strict=True):
                 ir.save(micro_model(trial, self.profile.opset), path)
-            return race_models(paths, setting, self.timing)
+            return race_models(paths, setting, self.conditions.timing)
 
     def _after_loss(self, reference: _Model, forms: Sequence[_Model], reason: str) -> None:
         if not forms:
@@ -168,6 +204,10 @@ class _Campaign:
         else:
             for form in forms:
                 self.race(reference, [form])
+
+
+def _seconds(times: Mapping[tuple[str, str], StoredTime], model: str, reference: str) -> float:
+    return times[reference, reference].floor / times[model, reference].speedup
 
 
 def _stored(model: _Model, raced: Raced) -> StoredTime:

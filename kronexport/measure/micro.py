@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 
 from kronexport.cache import content_key
 from kronexport.export.onnx_export import EXPORTER_OPSET
-from kronexport.factorize.gkpd import gkpd_structure
 from kronexport.factorize.network import KroneckerNetwork
 from kronexport.lower.emit import Emitter
-from kronexport.lower.forms import Form, generate_forms
+from kronexport.lower.forms import Form, dense_form
 from kronexport.lower.lowering import lower
 from kronexport.lower.opset import IR_VERSIONS
-from kronexport.records import Activation, ConvGeometry, InputSpec, Pair
+from kronexport.records import Activation, InputSpec, Site
 
 INPUT: Final = "x"
 
@@ -42,6 +41,16 @@ class Trial:
     has_bias: bool
     activation: Activation | None = None
 
+    @classmethod
+    def of(cls, site: Site, form: Form) -> "Trial":
+        """``form`` with what stands beside it at ``site``."""
+        return cls(form, site.batch, site.has_bias or site.has_norm, site.activation)
+
+    @classmethod
+    def left_dense(cls, site: Site) -> "Trial":
+        """``site`` as it is."""
+        return cls.of(site, dense_form(site.weight_shape, site.geometry, site.input_size))
+
     @property
     def dense(self) -> "Trial":
         """The same layer left dense."""
@@ -56,12 +65,6 @@ class Trial:
 
     def __str__(self) -> str:
         return f"{self.form.structure} at ranks {self.form.structure.ranks}, {self.form.name}"
-
-
-def dense_form(weight_shape: tuple[int, int, int, int], geometry: ConvGeometry, input_size: Pair) -> Form:
-    """The form of a layer that is not factorized: W [F, C / group, kh, kw] is the only factor with elements."""
-    dense, *_ = generate_forms(gkpd_structure(weight_shape, (1, 1, 1, 1), 1), geometry, input_size)
-    return dense
 
 
 def micro_model(trial: Trial, opset: int) -> ir.Model:

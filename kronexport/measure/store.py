@@ -9,7 +9,7 @@ import json
 import logging
 import secrets
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
@@ -20,11 +20,13 @@ from kronexport import agent
 from kronexport.backends.base import installed_version
 from kronexport.backends.profile import BackendName
 from kronexport.cache import store_path, warn_unwritable
+from kronexport.measure.race import RaceTiming
+from kronexport.measure.work import WORK_VERSION, Work, read_work, work_text
 from kronexport.records import Precision
 
 log = logging.getLogger("kronexport")
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 """To be raised with every change of ``_TABLES``, or of what the numbers in them mean."""
 
 BUSY_SECONDS: Final = 30.0
@@ -42,6 +44,7 @@ _TABLES: Final = {
         "conditions INTEGER NOT NULL REFERENCES conditions, model TEXT NOT NULL, reason TEXT NOT NULL, "
         "PRIMARY KEY (conditions, model)"
     ),
+    "work": "model TEXT PRIMARY KEY, version INTEGER NOT NULL, content TEXT NOT NULL",
 }
 _KEEP_TIME: Final = """
     INSERT INTO times VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -56,7 +59,7 @@ class Conditions:
     """All that a time depends on besides the model: figures of different conditions have nothing to do with each other.
 
     ``options`` are the runtime's, as ``agent.open_session`` takes them, defaults included. ``cpu`` is None where the
-    system does not tell the model.
+    system does not tell the model. ``timing`` says how long models were timed: a shortened race gives other figures.
     """
 
     cpu: str | None
@@ -66,6 +69,7 @@ class Conditions:
     threads: int
     precision: Precision
     options: Mapping[str, Any] = field(default_factory=dict)
+    timing: RaceTiming = field(default_factory=RaceTiming)
 
     @property
     def description(self) -> str:
@@ -73,8 +77,10 @@ class Conditions:
         return json.dumps(asdict(self), sort_keys=True)
 
 
-def conditions_here(runtime: BackendName, threads: int, precision: Precision) -> Conditions:
-    """The conditions of this machine, with the agent's default options.
+def conditions_here(
+    runtime: BackendName, threads: int, precision: Precision, timing: RaceTiming | None = None
+) -> Conditions:
+    """The conditions of this machine, with the agent's default options; ``timing`` None: ``RaceTiming()``.
 
     Raises:
         MissingRuntimeError: the runtime is not installed.
@@ -83,7 +89,8 @@ def conditions_here(runtime: BackendName, threads: int, precision: Precision) ->
     version = installed_version(runtime)
     options = agent.SESSIONS[runtime].DEFAULTS
     found = agent.machine_environment(runtime, threads, options, before={})
-    return Conditions(found["cpu_model"], found["machine"], runtime, version, threads, precision, options)
+    machine = found["cpu_model"], found["machine"]
+    return Conditions(*machine, runtime, version, threads, precision, options, timing or RaceTiming())
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +138,7 @@ class MeasurementStore:
         rows = self._rows(
             "SELECT model, reference, speedup, floor, p50, mean, std, n, rounds, measured "
             "FROM times JOIN conditions ON conditions = id WHERE description = ?",
-            conditions,
+            conditions.description,
         )
         return {(time.model, time.reference): time for time in (StoredTime(*row) for row in rows)}
 
@@ -140,7 +147,7 @@ class MeasurementStore:
         return dict(
             self._rows(
                 "SELECT model, reason FROM failures JOIN conditions ON conditions = id WHERE description = ?",
-                conditions,
+                conditions.description,
             )
         )
 
@@ -149,18 +156,31 @@ class MeasurementStore:
 
         Of two times of one model against one reference that of the lesser floor stays, for it was disturbed less.
         """
-        try:
-            _write(self._connection, conditions, times, failures)
-        except sqlite3.Error as error:
-            self._go_on_in_memory(error)
-            _write(self._connection, conditions, times, failures)
+        self._written(lambda connection: _write(connection, conditions, times, failures))
 
-    def _rows(self, query: str, conditions: Conditions) -> list[Any]:
+    def work(self) -> dict[str, Work]:
+        """What each model does, by its key; those that an earlier version described are left out."""
+        rows = self._rows("SELECT model, content FROM work WHERE version = ?", WORK_VERSION)
+        return {model: read_work(content) for model, content in rows}
+
+    def describe(self, work: Mapping[str, Work]) -> None:
+        """Add what models do, by their keys, whether or not they are ever timed."""
+        rows = [(model, WORK_VERSION, work_text(done)) for model, done in work.items()]
+        self._written(lambda connection: _write_work(connection, rows))
+
+    def _rows(self, query: str, value: str | int) -> list[Any]:
         try:
-            return self._connection.execute(query, (conditions.description,)).fetchall()
+            return self._connection.execute(query, (value,)).fetchall()
         except sqlite3.Error as error:
             self._go_on_in_memory(error)
-            return self._connection.execute(query, (conditions.description,)).fetchall()
+            return self._connection.execute(query, (value,)).fetchall()
+
+    def _written(self, write: Callable[[sqlite3.Connection], None]) -> None:
+        try:
+            write(self._connection)
+        except sqlite3.Error as error:
+            self._go_on_in_memory(error)
+            write(self._connection)
 
     def _go_on_in_memory(self, error: sqlite3.Error) -> None:
         """The file has become useless: what can still be read of it is known until the end of the run."""
@@ -187,6 +207,11 @@ def _write(
         connection.executemany(
             "INSERT OR REPLACE INTO failures VALUES (?, ?, ?)", [(number, *failure) for failure in failures.items()]
         )
+
+
+def _write_work(connection: sqlite3.Connection, rows: Sequence[tuple[str, int, str]]) -> None:
+    with _transaction(connection):
+        connection.executemany("INSERT OR REPLACE INTO work VALUES (?, ?, ?)", rows)
 
 
 @contextmanager

@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from kronexport.backends.profile import TargetProfile
 from kronexport.factorize.scan import ErrorScan
-from kronexport.lower.forms import DENSE, generate_forms
+from kronexport.lower.forms import DENSE, dense_form, generate_forms
+from kronexport.plan.cost_model import CostModel
 from kronexport.plan.families import FAMILIES, Family
-from kronexport.plan.roofline import conv_seconds, form_seconds
 from kronexport.records import ProgressCallback, Site, Structure
 
 
@@ -21,7 +20,7 @@ class Candidate:
     """``params`` and ``macs`` of the site; ``squared_error`` = ||W - W^||^2 / ||W||^2. Structure None: stays dense.
 
     ``weights`` counts the elements that model.onnx stores: a grouped form repeats some.
-    ``seconds`` is the roofline's estimate for the whole batch, and ``pays`` whether that is below dense's; staying
+    ``seconds`` is the cost model's estimate for the whole batch, and ``pays`` whether that is below dense's; staying
     dense always pays.
     """
 
@@ -43,7 +42,7 @@ class Candidate:
 def all_candidates(
     sites: Sequence[Site],
     scan: ErrorScan,
-    profile: TargetProfile,
+    model: CostModel,
     progress: ProgressCallback,
     families: Mapping[str, Family] = FAMILIES,
 ) -> list[list[Candidate]]:
@@ -58,8 +57,8 @@ def all_candidates(
     for index, site in enumerate(sites):
         key = (site.batch, site.out_channels, site.in_channels, site.geometry, site.input_size)
         if key not in shared:
-            shared[key] = list(_costs(site, profile, families))
-        found.append(_site_candidates(site, scan, shared[key], profile))
+            shared[key] = list(_costs(site, model, families))
+        found.append(_site_candidates(site, scan, shared[key], model))
         progress("plan", index + 1, len(sites))
     return found
 
@@ -75,12 +74,12 @@ class _Cost:
     seconds: float
 
 
-def _site_candidates(site: Site, scan: ErrorScan, costs: Sequence[_Cost], profile: TargetProfile) -> list[Candidate]:
+def _site_candidates(site: Site, scan: ErrorScan, costs: Sequence[_Cost], model: CostModel) -> list[Candidate]:
     bias = site.out_channels if site.has_bias else 0
     by_unit: dict[Structure, list[_Cost]] = {}
     for cost in costs:
         by_unit.setdefault(_at_most(cost.structure, 1), []).append(cost)
-    seconds = site.batch * conv_seconds(site.weight_shape[:2], site.geometry, site.input_size, profile)
+    dense_seconds = model.seconds(dense_form(site.weight_shape, site.geometry, site.input_size), site.batch)
     found = []
     for unit, ladder in by_unit.items():
         errors = scan.errors(site.name, unit)
@@ -95,26 +94,26 @@ def _site_candidates(site: Site, scan: ErrorScan, costs: Sequence[_Cost], profil
                     weights=cost.weights + bias,
                     squared_error=error,
                     seconds=cost.seconds,
-                    pays=cost.seconds < seconds,
+                    pays=cost.seconds < dense_seconds,
                 )
             )
-    dense = Candidate(None, DENSE, site.params, site.macs, site.params, 0.0, seconds, pays=True)
+    dense = Candidate(None, DENSE, site.params, site.macs, site.params, 0.0, dense_seconds, pays=True)
     paying = _pareto([candidate for candidate in found if candidate.pays])
     return [dense, *paying, *_pareto([candidate for candidate in found if not candidate.pays])]
 
 
-def _costs(site: Site, profile: TargetProfile, families: Mapping[str, Family]) -> Iterator[_Cost]:
+def _costs(site: Site, model: CostModel, families: Mapping[str, Family]) -> Iterator[_Cost]:
     """Of each structure the fastest form by estimate, and that of those of fewest MACs, if it is another."""
-    for structure in (structure for family in families.values() for structure in family(site, profile)):
+    for structure in (structure for family in families.values() for structure in family(site, model.rank_multiple)):
         # the forms at all ranks above 1 differ in nothing but the sizes of the rank axes; those that need more MACs
         # than dense are lacking at the higher ranks, and are left out below
         _, *others = _forms(_at_most(structure, 2), site.geometry, site.input_size)
         forms = [replace(form, structure=structure) for form in others]
-        timed = [(form_seconds(form, profile), form) for form in forms if form.macs * site.batch < site.macs]
+        timed = [(model.seconds(form, site.batch), form) for form in forms if form.macs * site.batch < site.macs]
         leanest = min(timed, key=lambda pair: (pair[1].macs, pair[0]))
         fastest = min(timed, key=lambda pair: pair[0])
         for seconds, form in {fastest[1].name: fastest, leanest[1].name: leanest}.values():
-            yield _Cost(structure, form.name, form.macs * site.batch, form.weights, seconds * site.batch)
+            yield _Cost(structure, form.name, form.macs * site.batch, form.weights, seconds)
 
 
 _forms = lru_cache(maxsize=4096)(generate_forms)

@@ -18,6 +18,7 @@ from kronexport.factorize.scan import ErrorScan
 from kronexport.files import stdout_to_stderr
 from kronexport.lower.forms import DENSE
 from kronexport.plan.candidates import Candidate, all_candidates
+from kronexport.plan.cost_model import roofline_model
 from kronexport.plan.goals import DEFAULT_GOALS, Goal, budget, check_reachable, parse_goal
 from kronexport.plan.roofline import FLOAT_BYTES
 from kronexport.records import Basis, Plan, ProgressCallback, Site, SitePlan, Survey
@@ -53,8 +54,6 @@ def make_plan(
     goals: Sequence[Goal],
     profile: TargetProfile,
     progress: ProgressCallback,
-    *,
-    steering: Steering = GOALS_ALONE,
 ) -> Plan:
     """The plan of least weight error that meets every goal on params and MACs, and by estimate those on latency.
 
@@ -67,13 +66,12 @@ def make_plan(
         goals: those on params and macs bound the choice.
         profile: whose roofline ranks the forms.
         progress: told (stage, done, total) site by site.
-        steering: as for ``choose``.
 
     Raises:
         GoalError: no choice meets the goals; the message says the least that is reachable.
     """
-    candidates = all_candidates(survey.sites, scan, profile, progress)
-    return plan_of(survey, choose(survey, candidates, goals, steering=steering), profile, "roofline")
+    candidates = all_candidates(survey.sites, scan, roofline_model(profile), progress)
+    return plan_of(survey, choose(survey, candidates, goals), profile, "roofline")
 
 
 def choose(

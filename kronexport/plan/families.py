@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from kronexport.backends.profile import TargetProfile
 from kronexport.factorize.cp_errors import cp_units
 from kronexport.factorize.decompose import METHODS
 from kronexport.factorize.network import owns_groups
@@ -14,33 +13,36 @@ from kronexport.factorize.tucker_errors import tucker2_units
 from kronexport.lower.forms import least_macs
 from kronexport.records import Site, Structure
 
-Family = Callable[[Site, TargetProfile], Iterator[Structure]]
-"""Structures for a site that need fewer params and MACs than dense; the scan has their errors."""
+Family = Callable[[Site, int], Iterator[Structure]]
+"""Structures for a site that need fewer params and MACs than dense; the scan has their errors.
+
+The other argument is the multiple of channels that the target computes in.
+"""
 
 STEPS = 8
 """A rank is followed by one that is a part of this higher; ranks below it are all tried."""
 
 
-def kronecker_pairs(site: Site, _profile: TargetProfile) -> Iterator[Structure]:
+def kronecker_pairs(site: Site, _multiple: int) -> Iterator[Structure]:
     """Every GKPD structure that is scanned."""
     for unit in scanned_structures(site.weight_shape):
         if owns_groups(unit, site.geometry.group):
             yield from (replace(unit, ranks=(rank,)) for rank in _ladder(_most(unit, site)))
 
 
-def cp_chains(site: Site, profile: TargetProfile) -> Iterator[Structure]:
+def cp_chains(site: Site, multiple: int) -> Iterator[Structure]:
     """CP with the kernel as one mode: a pointwise conv, a depthwise k x k one, a pointwise one."""
     for unit in cp_units(site.weight_shape):
-        for rank in _preferred(_ladder(_most(unit, site)), profile.rank_multiple):
+        for rank in _preferred(_ladder(_most(unit, site)), multiple):
             yield replace(unit, ranks=(rank,))
 
 
-def tucker2_chains(site: Site, profile: TargetProfile) -> Iterator[Structure]:
+def tucker2_chains(site: Site, multiple: int) -> Iterator[Structure]:
     """Tucker-2: a pointwise conv, a k x k one, a pointwise one, of both ranks the same part of their channels."""
     filters, channels, *_ = site.weight_shape
     for unit in tucker2_units(site.weight_shape):
-        for rank in _preferred(_ladder(filters), profile.rank_multiple):
-            structure = replace(unit, ranks=(rank, _alongside(rank, filters, channels, profile.rank_multiple)))
+        for rank in _preferred(_ladder(filters), multiple):
+            structure = replace(unit, ranks=(rank, _alongside(rank, filters, channels, multiple)))
             most = tucker_max_ranks(structure).values()
             if all(rank <= limit for rank, limit in zip(structure.ranks, most, strict=True)) and _saves(
                 structure, site

@@ -6,8 +6,9 @@ from dataclasses import replace
 from kronexport.backends.profile import TargetProfile
 from kronexport.lower.forms import Form, generate_forms
 from kronexport.plan.choose import dense_plan
+from kronexport.plan.cost_model import Seconds
 from kronexport.plan.goals import Goal
-from kronexport.plan.roofline import FLOAT_BYTES, form_seconds
+from kronexport.plan.roofline import FLOAT_BYTES
 from kronexport.records import Plan, Site, SitePlan, Structure, Survey
 
 FormOf = Callable[[Site, Structure], Form]
@@ -48,7 +49,7 @@ def plan_around(
     else:
         others = dense_plan(rest, profile)
     choices = kept | {choice.site: choice for choice in others.sites}
-    return Plan(profile.name, tuple(choices[site.name] for site in survey.sites), others.basis)
+    return replace(others, sites=tuple(choices[site.name] for site in survey.sites))
 
 
 def keep(site: Site, structure: Structure, form_of: FormOf) -> SitePlan:
@@ -56,10 +57,10 @@ def keep(site: Site, structure: Structure, form_of: FormOf) -> SitePlan:
     return planned(site, form_of(site, structure), 0.0)
 
 
-def form_by_roofline(profile: TargetProfile, site: Site, structure: Structure) -> Form:
-    """The form of least time by the target's roofline."""
+def form_by_estimate(seconds: Seconds, site: Site, structure: Structure) -> Form:
+    """The form of least time by the cost model."""
     forms = generate_forms(structure, site.geometry, site.input_size)
-    return min(forms, key=lambda form: form_seconds(form, profile))
+    return min(forms, key=lambda form: seconds(form, site.batch))
 
 
 def planned(site: Site, form: Form, rel_error: float | None) -> SitePlan:

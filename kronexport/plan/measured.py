@@ -1,10 +1,10 @@
 """Plans by measured time: the solver chooses, what it chose is timed, until it chooses nothing that was not.
 
-A layer has thousands of candidates, and timing one takes a second. The roofline says what is worth a look; its seconds
-are scaled by what was measured: by the measured over the estimated time of the same structure at another rank, else
-of the layer left dense. Of a structure that the solver picks, all forms are timed side by side, and take the place of
-the estimate. So a structure that only looked fast is passed over the next time. The last choice is among measured
-candidates alone.
+A layer has thousands of candidates, and timing one takes a second. The cost model says what is worth a look; its
+seconds are scaled by what was measured: by the measured over the estimated time of the same structure at another rank,
+else of the layer left dense. Of a structure that the solver picks, all forms are timed side by side, and take the
+place of the estimate. So a structure that only looked fast is passed over the next time. The last choice is among
+measured candidates alone, unless time is up before.
 """
 
 import logging
@@ -15,16 +15,15 @@ from statistics import median
 
 from kronexport.backends.profile import TargetProfile
 from kronexport.errors import GoalError
-from kronexport.factorize.scan import ErrorScan
 from kronexport.lower.forms import DENSE, Form, generate_forms
 from kronexport.measure.costs import FormTimes
-from kronexport.measure.micro import Trial, dense_form
-from kronexport.plan.candidates import Candidate, all_candidates
+from kronexport.measure.micro import Trial
+from kronexport.plan.candidates import Candidate
 from kronexport.plan.choose import GOALS_ALONE, Steering, choose, plan_of
-from kronexport.plan.fixed import form_by_roofline
+from kronexport.plan.cost_model import Seconds
+from kronexport.plan.fixed import form_by_estimate
 from kronexport.plan.goals import Goal
-from kronexport.plan.roofline import form_seconds
-from kronexport.records import Plan, ProgressCallback, Site, Structure, Survey
+from kronexport.records import Plan, Site, Structure, Survey
 
 log = logging.getLogger("kronexport")
 
@@ -42,50 +41,61 @@ Clock = Callable[[Sequence[Trial]], FormTimes]
 
 def measured_plan(
     survey: Survey,
-    scan: ErrorScan,
+    menus: Sequence["Menu"],
     goals: Sequence[Goal],
     profile: TargetProfile,
     *,
     clock: Clock,
-    progress: ProgressCallback,
     steering: Steering = GOALS_ALONE,
 ) -> Plan:
-    """As ``make_plan``, with seconds that ``clock`` measured; ``steering`` as for ``choose``.
+    """As ``make_plan``, with seconds that ``clock`` measured.
+
+    Args:
+        survey: sites, and the whole network's params and MACs.
+        menus: one a site; what they learn serves other plans, too.
+        goals: as for ``choose``.
+        profile: of the target.
+        clock: times forms on it. Where time is up before all was timed, the plan's ``notes`` say so.
+        steering: as for ``choose``.
 
     Raises:
         GoalError: no choice meets the goals on params, MACs and size; the message says the least that is reachable.
     """
-    candidates = all_candidates(survey.sites, scan, profile, progress)
-    choose(survey, candidates, goals)  # a goal out of reach is refused before anything is timed
-    menus = [_Menu(site, tuple(options), profile) for site, options in zip(survey.sites, candidates, strict=True)]
-    _time(menus, [{trial_of(menu.site, menu.dense_form)} for menu in menus], clock)
+    choose(survey, [menu.options for menu in menus], goals)  # out of reach: refused before anything is timed
+    if any(undone := [menu.untimed_dense() for menu in menus]):
+        _time(menus, undone, clock)
     for _ in range(ROUNDS):
         chosen = choose(survey, [menu.candidates() for menu in menus], goals, SLACK, steering)
         wanted = [menu.untimed(pick) for menu, pick in zip(menus, chosen, strict=True)]
         if not any(wanted):
             return plan_of(survey, chosen, profile, "measured")
-        _time(menus, wanted, clock)
+        if not _time(menus, wanted, clock):
+            return _cut_short(survey, menus, goals, profile, steering)
     try:
         chosen = choose(survey, [menu.timed() for menu in menus], goals, SLACK, steering)
     except GoalError:  # what was timed is not enough to meet the goals; estimates are still better than nothing
-        return plan_of(
-            survey, choose(survey, [menu.candidates() for menu in menus], goals, SLACK, steering), profile, "roofline"
-        )
+        chosen = choose(survey, [menu.candidates() for menu in menus], goals, SLACK, steering)
+        return plan_of(survey, chosen, profile, "mixed")
     return plan_of(survey, chosen, profile, "measured")
 
 
-def form_by_clock(clock: Clock, profile: TargetProfile, site: Site, structure: Structure) -> Form:
-    """The form of least measured time; of least time by the roofline where the runtime runs none of them."""
+def form_by_clock(clock: Clock, seconds_of: Seconds, site: Site, structure: Structure) -> Form:
+    """The form of least measured time; of least estimate where none could be timed."""
     forms = generate_forms(structure, site.geometry, site.input_size)
-    found = clock([trial_of(site, form) for form in forms])
+    found = clock([Trial.of(site, form) for form in forms])
     _warn_of(found)
     seconds = {trial.form: taken for trial, taken in found.seconds.items()}
-    return min(seconds, key=lambda form: seconds[form]) if seconds else form_by_roofline(profile, site, structure)
+    return min(seconds, key=lambda form: seconds[form]) if seconds else form_by_estimate(seconds_of, site, structure)
 
 
-def trial_of(site: Site, form: Form) -> Trial:
-    """The form with what stands beside it in the network."""
-    return Trial(form, site.batch, site.has_bias or site.has_norm, site.activation)
+def _cut_short(
+    survey: Survey, menus: Sequence["Menu"], goals: Sequence[Goal], profile: TargetProfile, steering: Steering
+) -> Plan:
+    """The plan when time is up: by measured seconds where they are known, by estimates where not."""
+    chosen = choose(survey, [menu.candidates() for menu in menus], goals, SLACK, steering)
+    estimated = sum(not menu.knows(pick) for menu, pick in zip(menus, chosen, strict=True))
+    note = f"the time budget was spent before all was timed: {estimated} of {len(menus)} layers go by estimates"
+    return replace(plan_of(survey, chosen, profile, "mixed" if estimated else "measured"), notes=(note,))
 
 
 def _warn_of(found: FormTimes) -> None:
@@ -93,16 +103,17 @@ def _warn_of(found: FormTimes) -> None:
         log.warning("a form is set aside, since the runtime does not run it: %s", reason)
 
 
-def _time(menus: Sequence["_Menu"], wanted: Sequence[set[Trial]], clock: Clock) -> None:
-    """Every menu learns what became of its trials."""
+def _time(menus: Sequence["Menu"], wanted: Sequence[set[Trial]], clock: Clock) -> bool:
+    """Every menu learns what became of its trials; whether all of them were reached."""
     found = clock(list(dict.fromkeys(trial for trials in wanted for trial in trials)))
     _warn_of(found)
     for menu, trials in zip(menus, wanted, strict=True):
-        menu.learn({trial: found.seconds.get(trial) for trial in trials})
+        menu.learn({trial: found.seconds.get(trial) for trial in trials.difference(found.left)})
+    return not found.left
 
 
 @dataclass(slots=True)
-class _Menu:
+class Menu:
     """The candidates of one site, dense first, and what is known of their time.
 
     ``known`` has by structure its timed forms with their seconds, dense's under None; ``scales`` by structure, ranks
@@ -111,25 +122,33 @@ class _Menu:
 
     site: Site
     options: tuple[Candidate, ...]
-    profile: TargetProfile
+    seconds: Seconds
     known: dict[Structure | None, dict[Form, float]] = field(default_factory=dict)
     scales: dict[Structure | None, float] = field(default_factory=dict)
 
     @property
-    def dense_form(self) -> Form:
-        """The site left as it is."""
-        return dense_form(self.site.weight_shape, self.site.geometry, self.site.input_size)
+    def is_timed(self) -> bool:
+        """Whether there is a time of dense, which others are compared with."""
+        return bool(self.known.get(None))
+
+    def knows(self, pick: Candidate) -> bool:
+        """Whether ``pick`` was timed, or is what others are compared with."""
+        return pick.structure in self.known or pick.structure is None
+
+    def untimed_dense(self) -> set[Trial]:
+        """The site left as it is, if that was not timed yet."""
+        return set() if None in self.known else {Trial.left_dense(self.site)}
 
     def untimed(self, pick: Candidate) -> set[Trial]:
         """The forms to time before ``pick`` can be taken: none if its structure is known."""
-        if pick.structure in self.known or pick.structure is None:
+        if pick.structure is None or self.knows(pick):
             return set()
         _, *forms = generate_forms(pick.structure, self.site.geometry, self.site.input_size)
         leaner = [form for form in forms if form.macs * self.site.batch < self.site.macs]
-        leaner.sort(key=lambda form: form_seconds(form, self.profile))
+        leaner.sort(key=lambda form: self.seconds(form, self.site.batch))
         shortlist = {form.name: form for form in leaner[:FORMS]}
         picked = next(form for form in leaner if form.name == pick.lowering)
-        return {trial_of(self.site, form) for form in (shortlist | {picked.name: picked}).values()}
+        return {Trial.of(self.site, form) for form in (shortlist | {picked.name: picked}).values()}
 
     def learn(self, found: dict[Trial, float | None]) -> None:
         """Keep the seconds of each trial; None: it was set aside."""
@@ -143,9 +162,9 @@ class _Menu:
             timed = ratios.setdefault(_unit(structure), [])
             if forms:
                 fastest = min(forms, key=lambda form: forms[form])
-                timed.append(forms[fastest] / (self.site.batch * form_seconds(fastest, self.profile)))
+                timed.append(forms[fastest] / self.seconds(fastest, self.site.batch))
         self.scales = {unit: median(timed) if timed else math.inf for unit, timed in ratios.items()}
-        if not self.known[None]:  # without dense's time there is nothing to compare with: the roofline serves
+        if not self.is_timed:  # without dense's time there is nothing to compare with: the estimates serve
             self.scales[None] = 1.0
 
     def candidates(self) -> list[Candidate]:
@@ -173,7 +192,7 @@ class _Menu:
         return found
 
     def _estimated(self, option: Candidate) -> Candidate:
-        scale = self.scales.get(_unit(option.structure), self.scales[None])
+        scale = self.scales.get(_unit(option.structure), self.scales.get(None, 1.0))
         dense = min(self.known.get(None, {}).values(), default=self.options[0].seconds)
         return replace(option, seconds=option.seconds * scale, pays=option.seconds * scale < dense)
 

@@ -1,20 +1,23 @@
 """The stage ``plan``: what becomes of every site on one target, by goals or by the user's own plan."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from kronexport.backends.profile import TargetProfile
 from kronexport.factorize.scan import ErrorScan
 from kronexport.plan.accuracy import accuracy_alone
-from kronexport.plan.choose import GOALS_ALONE, Steering, make_plan
-from kronexport.plan.fixed import FormOf, form_by_roofline, plan_around
+from kronexport.plan.candidates import all_candidates
+from kronexport.plan.choose import GOALS_ALONE, Steering, choose, plan_of
+from kronexport.plan.cost_model import CostModel, roofline_model
+from kronexport.plan.fixed import FormOf, form_by_estimate, plan_around
 from kronexport.plan.goals import DEFAULT_GOALS, Goal, budget, judge, parse_goal
 from kronexport.plan.guard import guarded_plan
 from kronexport.plan.in_context import tuned_plan
-from kronexport.plan.measured import Clock, form_by_clock, measured_plan
+from kronexport.plan.measured import Clock, Menu, form_by_clock, measured_plan
+from kronexport.plan.pareto import pareto_front
 from kronexport.plan.rehearsal import Rehearsal
-from kronexport.records import Plan, ProgressCallback, Structure, Survey
+from kronexport.records import ParetoPoint, Plan, ProgressCallback, Structure, Survey
 
 _IN_CONTEXT = ("size", "memory")
 """Goals of which only a rehearsal says what a layer that goes back to dense does to them."""
@@ -22,8 +25,9 @@ _IN_CONTEXT = ("size", "memory")
 
 @dataclass(frozen=True, slots=True)
 class Instruments:
-    """What times forms, and whole networks, on a target that is this machine."""
+    """What times forms, and whole networks, on a target that is this machine; ``model`` says which forms to time."""
 
+    model: CostModel
     clock: Clock
     rehearsal: Rehearsal
 
@@ -35,8 +39,8 @@ InstrumentsOf = Callable[[TargetProfile, ProgressCallback], Instruments | None]
 def form_chooser(instruments: Instruments | None, profile: TargetProfile) -> FormOf:
     """What says the fastest form of a structure: measured where the target is this machine."""
     if instruments is None:
-        return partial(form_by_roofline, profile)
-    return partial(form_by_clock, instruments.clock, profile)
+        return partial(form_by_estimate, roofline_model(profile).seconds)
+    return partial(form_by_clock, instruments.clock, instruments.model.seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,25 +82,30 @@ class Planner:
         if self.given is not None and self.is_given(profile):
             return self.given
         goals, instruments = self.goals_of(profile), self.instruments_of(profile, progress)
+        model = instruments.model if instruments else roofline_model(profile)
+        menus = self._menus(model, progress) if goals else []
 
         def plan_at(steering: Steering) -> Plan:
             def make(survey: Survey, goals: Sequence[Goal]) -> Plan:
                 if instruments is None:
-                    return make_plan(survey, self.scan, goals, profile, progress, steering=steering)
-                return measured_plan(
-                    survey, self.scan, goals, profile, clock=instruments.clock, progress=progress, steering=steering
-                )
+                    chosen = choose(survey, [menu.options for menu in menus], goals, steering=steering)
+                    return plan_of(survey, chosen, profile, "roofline")
+                return measured_plan(survey, menus, goals, profile, clock=instruments.clock, steering=steering)
 
             form_of = form_chooser(instruments, profile)
             return plan_around(self.survey, self.fixed, goals, profile, make=make, form_of=form_of)
 
+        if not goals:
+            return plan_at(GOALS_ALONE)
         if error is not None:
             plan = plan_at(Steering(error=error))
-        elif instruments is None or not goals:
-            return plan_at(GOALS_ALONE)
+        elif instruments is None:
+            plan = plan_at(GOALS_ALONE)
         else:
             plan = tuned_plan(plan_at, goals, instruments.rehearsal)
-        return self._guarded(plan, goals, instruments.rehearsal) if instruments else plan
+        if instruments:
+            plan = self._guarded(plan, goals, instruments.rehearsal)
+        return replace(plan, notes=(model.note, *plan.notes), pareto=self._front(plan, menus))
 
     def drop_alone(self, profile: TargetProfile) -> float | None:
         """The drop in accuracy that is allowed, where nothing else is asked for: accuracy.py finds the plan."""
@@ -105,6 +114,17 @@ class Planner:
     def is_given(self, profile: TargetProfile) -> bool:
         """Whether the user's plan is for this target."""
         return self.given is not None and self.given.target == profile.name
+
+    def _menus(self, model: CostModel, progress: ProgressCallback) -> list[Menu]:
+        """What the sites without factors could become."""
+        sites = [site for site in self.survey.sites if site.name not in self.fixed]
+        candidates = all_candidates(sites, self.scan, model, progress)
+        return [Menu(site, tuple(options), model.seconds) for site, options in zip(sites, candidates, strict=True)]
+
+    def _front(self, plan: Plan, menus: Sequence[Menu]) -> tuple[ParetoPoint, ...]:
+        """What else could have been chosen, by what is known by now."""
+        timed = {candidate for menu in menus if menu.is_timed for candidate in menu.timed()}
+        return pareto_front(self.survey, plan, {menu.site.name: menu.candidates() for menu in menus}, timed)
 
     def _guarded(self, plan: Plan, goals: Sequence[Goal], rehearsal: Rehearsal) -> Plan:
         in_context = [goal for goal in goals if goal.name in _IN_CONTEXT]

@@ -1,8 +1,8 @@
 """report.json, schema 1: written from ``records.Report``, read back with every key checked.
 
 A figure that was not measured is null, and ``TargetReport.unmeasured`` says why under its dotted key:
-``compressed.latency_ms``, ``speedup``, ``goals.EXPR``, ``verification.STAGE``, ``layers.SITE.us``. The key without
-the last name of a row (``goals``, ``verification``, ``layers.us``) speaks for all rows.
+``compressed.latency_ms``, ``speedup``, ``pareto.latency``, ``goals.EXPR``, ``verification.STAGE``, ``layers.SITE.us``.
+The key without the last name of a row (``goals``, ``verification``, ``layers.us``) speaks for all rows.
 """
 
 import json
@@ -118,6 +118,8 @@ def _null_keys(target: TargetReport) -> Iterator[tuple[str, str]]:
     yield from (
         (f"verification.{check.stage}", "verification") for check in target.verification if _is_undecided(check)
     )
+    if any(point.latency is None for point in target.pareto):
+        yield "pareto.latency", "pareto.latency"
     for layer in target.layers:
         for key in _null_fields(layer, "", ("dense_us", "us")):
             yield f"layers.{layer.site}.{key}", f"layers.{key}"

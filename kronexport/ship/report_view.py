@@ -44,6 +44,23 @@ class BarPair:
     bars: tuple[Bar, Bar]
 
 
+@dataclass(frozen=True, slots=True)
+class Dot:
+    """One point of the front, in percent of dense across, and of the largest error up."""
+
+    across: float
+    up: float
+    chosen: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """The chart of the Pareto front; ``label`` says what is counted across."""
+
+    label: str
+    dots: tuple[Dot, ...]
+
+
 def verdict(target: TargetReport) -> str:
     """The one paragraph that answers what became of the network: speed, size, accuracy, goals, verification."""
     sentences = (
@@ -92,6 +109,23 @@ def bars(target: TargetReport) -> list[BarPair]:
         for label, unit, left, right in figures
         if left is not None and right is not None and max(left, right) > 0
     ]
+
+
+def front(target: TargetReport) -> Front | None:
+    """The plan among what else could be chosen; None where there was nothing to choose."""
+    if not target.pareto:
+        return None
+    timed = all(point.latency is not None for point in target.pareto)
+    widest = max(point.error for point in target.pareto) or 1.0
+    dots = tuple(
+        Dot(
+            across=100 * (point.latency if timed and point.latency is not None else point.macs),
+            up=100 * point.error / widest,
+            chosen=point.chosen,
+        )
+        for point in target.pareto
+    )
+    return Front("time of these layers" if timed else "MACs", dots)
 
 
 def goal_status(goal: GoalResult) -> str:

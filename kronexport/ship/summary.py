@@ -14,6 +14,7 @@ from kronexport.records import (
     GoalResult,
     LayerFigures,
     ModelFigures,
+    ParetoPoint,
     Plan,
     Skipped,
     Survey,
@@ -21,6 +22,8 @@ from kronexport.records import (
 )
 
 NOT_PROFILED = "layer times need a profiling run, which this version does not make"
+
+UNTIMED = "nothing was timed for the plan; its seconds are estimates of the target's roofline"
 
 
 def model_figures(
@@ -70,6 +73,7 @@ def target_report(
     goals: Sequence[GoalResult],
     checks: Sequence[Check],
     layers: tuple[LayerFigures, ...],
+    pareto: tuple[ParetoPoint, ...],
     notes: Sequence[str],
 ) -> TargetReport:
     """The target's report.
@@ -80,6 +84,8 @@ def target_report(
     unmeasured = {"layers.dense_us": NOT_PROFILED, "layers.us": NOT_PROFILED}
     unmeasured |= _absent(no_device, unevaluated)
     unmeasured |= measured.unmeasured if measured else {}
+    if any(point.latency is None for point in pareto):
+        unmeasured["pareto.latency"] = UNTIMED
     unmeasured |= {
         f"goals.{goal.expr}": unmeasured[f"compressed.{figure_of(goal)}"] for goal in goals if goal.met is None
     }
@@ -88,7 +94,7 @@ def target_report(
         environment=measured.environment if measured else {},
         protocol=measured.protocol if measured else {},
         skipped=tuple(skipped),
-        pareto=(),
+        pareto=pareto,
         unmeasured=unmeasured,
         goals=tuple(goals),
         dense=dense,

@@ -12,11 +12,12 @@ from kronexport.errors import KronexportError, MissingRuntimeError
 from kronexport.factorize.gkpd import gkpd_structure
 from kronexport.lower.forms import generate_forms
 from kronexport.measure import costs
-from kronexport.measure.costs import BATCH, FormTimes, measure_forms
+from kronexport.measure.costs import BATCH, FormTimes, measure_forms, measured_costs
 from kronexport.measure.micro import Trial, micro_key
 from kronexport.measure.race import Raced, RaceResult, RaceTiming
 from kronexport.measure.setting import Setting
 from kronexport.measure.store import MeasurementStore, conditions_here
+from kronexport.measure.work import work_of
 from kronexport.records import ConvGeometry, LatencyStats, Pair
 
 SHORT = RaceTiming(seconds=0.01, rounds=2, warmup_seconds=0.0, drop_after=2)
@@ -169,7 +170,7 @@ def test_an_interrupted_run_loses_one_batch_at_most(store: MeasurementStore, rac
     races.on_race = interrupt
     with pytest.raises(KeyboardInterrupt):
         measured(LARGE, store)
-    known = store.times(conditions_here("onnxruntime", 1, "fp32"))
+    known = store.times(conditions_here("onnxruntime", 1, "fp32", SHORT))
     assert {model for model, _ in known} == {micro_key(trial, CPU.opset) for trial in LARGE[:BATCH]}
     races.on_race = lambda *_: None
     measured(LARGE, store)
@@ -234,3 +235,54 @@ def test_what_the_user_has_to_mend_is_not_set_aside(store: MeasurementStore, rac
     races.on_race = race
     with pytest.raises(MissingRuntimeError):
         measured(SMALL, store)
+
+
+# --- what the store tells a cost model ------------------------------------------------------------------------
+
+
+def test_what_was_measured_is_known_without_its_forms(store: MeasurementStore, races: Races) -> None:
+    """By layer, with what was done and the same seconds; dense ones are among them."""
+    found = measured([*SMALL, *LARGE[1:3]], store)
+    costs = measured_costs(CPU, 1, store, SHORT)
+    assert len(races.batches) == 2
+    assert {(cost.layer, cost.work, cost.seconds) for cost in costs} >= {
+        (micro_key(trial.dense, CPU.opset), work_of(trial.form, 1), seconds) for trial, seconds in found.seconds.items()
+    }
+    assert len(costs) == len(SMALL) + 3
+    assert [cost.work for cost in costs if cost.layer == micro_key(LARGE[0], CPU.opset)].count(
+        work_of(LARGE[0].form, 1)
+    ) == 1
+
+
+def test_what_was_set_aside_costs_nothing(store: MeasurementStore, races: Races) -> None:
+    races.on_race = lose(SMALL[2])
+    measured(SMALL, store)
+    assert work_of(SMALL[2].form, 1) not in [cost.work for cost in measured_costs(CPU, 1, store, SHORT)]
+
+
+def test_shortened_races_are_not_taken_for_usual_ones(store: MeasurementStore, races: Races) -> None:
+    """Neither as times nor for the cost model."""
+    measured(SMALL, store)
+    assert measured_costs(CPU, 1, store) == []
+    measure_forms(SMALL, CPU, 1, store, progress=lambda *_: None)
+    assert len(races.batches) == 2
+    assert len(measured_costs(CPU, 1, store)) == len(SMALL)
+
+
+# --- when time is up ------------------------------------------------------------------------------------------
+
+
+def test_what_is_not_reached_in_time_is_left(store: MeasurementStore, races: Races) -> None:
+    """The time is asked for before each batch; what is known counts afterwards too."""
+    found = measure_forms(
+        [*SMALL, *LARGE[:3]],
+        CPU,
+        1,
+        store,
+        progress=lambda *_: None,
+        timing=SHORT,
+        time_is_up=lambda: len(races.batches) == 1,
+    )
+    assert (list(found.seconds), found.set_aside, found.left) == (SMALL, {}, tuple(LARGE[:3]))
+    again = measure_forms(SMALL, CPU, 1, store, progress=lambda *_: None, timing=SHORT, time_is_up=lambda: True)
+    assert (again.seconds, again.left) == ({trial: found.seconds[trial] for trial in SMALL}, ())

@@ -10,8 +10,8 @@ import pytest
 from kronexport import agent
 from kronexport.export.onnx_export import EXPORTER_OPSET
 from kronexport.factorize.gkpd import gkpd_structure
-from kronexport.lower.forms import DENSE, Form, generate_forms
-from kronexport.measure.micro import INPUT, Trial, dense_form, graph_key, micro_key, micro_model
+from kronexport.lower.forms import DENSE, Form, dense_form, generate_forms
+from kronexport.measure.micro import INPUT, Trial, graph_key, micro_key, micro_model
 from kronexport.records import ConvGeometry, Structure
 from tests.strategies import METHOD_STRUCTURES
 

@@ -16,6 +16,7 @@ import pytest
 from kronexport import agent
 from kronexport.errors import MissingRuntimeError, UserInputError
 from kronexport.measure import store as module
+from kronexport.measure.race import RaceTiming
 from kronexport.measure.store import (
     SCHEMA_VERSION,
     Conditions,
@@ -23,9 +24,11 @@ from kronexport.measure.store import (
     StoredTime,
     conditions_here,
 )
+from kronexport.measure.work import WORK_VERSION, ConvWork, Work
 
 HERE = Conditions("A CPU", "x86_64", "onnxruntime", "1.2.3", 1, "fp32", {"spinning": True})
 TIME = StoredTime("form", "dense", 2.0, 1e-3, 1.25e-3, 1.5e-3, 5e-4, 40, 10, "2026-01-02T03:04:05+00:00")
+WORK = Work((ConvWork(1, 2, 3, 4, 9, 30, 20),), (7, 8), (9,))
 
 WRITER = """
 import sys
@@ -108,6 +111,7 @@ def test_what_is_kept_is_found_again(path: Path) -> None:
         {"threads": 2},
         {"precision": "int8"},
         {"options": {"spinning": False}},
+        {"timing": RaceTiming(seconds=0.01)},
     ],
     ids=str,
 )
@@ -133,6 +137,26 @@ def test_a_model_has_a_time_for_each_reference(path: Path) -> None:
             ("form", "dense"): 2.0,
             ("form", "other"): 3.0,
         }
+
+
+def test_what_models_do_is_kept_whatever_the_conditions(path: Path) -> None:
+    with MeasurementStore(path) as store:
+        store.describe({"form": WORK, "dense": Work(())})
+        store.describe({"dense": Work((), (5,))})
+    with MeasurementStore(path) as store:
+        assert store.work() == {"form": WORK, "dense": Work((), (5,))}
+
+
+def test_what_an_earlier_version_said_of_a_model_is_not_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its times stay; it is described again when it comes up again."""
+    keep(path, TIME)
+    with MeasurementStore(path) as store:
+        store.describe({"form": WORK})
+        monkeypatch.setattr(module, "WORK_VERSION", WORK_VERSION + 1)
+        assert store.work() == {}
+        assert ("form", "dense") in store.times(HERE)
+        store.describe({"form": WORK})
+        assert store.work() == {"form": WORK}
 
 
 def test_conditions_are_those_of_this_machine() -> None:
@@ -277,12 +301,15 @@ def test_a_store_that_stops_taking_writes_goes_on_with_what_it_knows(
 ) -> None:
     """SQLite refuses as it does on a full or read-only disk."""
     keep(path, TIME, failures={"broken": "why"})
+    with MeasurementStore(path) as store:
+        store.describe({"form": WORK})
     with MeasurementStore(path) as store, caplog.at_level(logging.WARNING, "kronexport"):
         store._connection.execute("PRAGMA query_only = ON")
         for name in ("second", "third"):
             store.keep(HERE, [replace(TIME, model=name)], {})
         assert {model for model, _ in store.times(HERE)} == {"form", "second", "third"}
         assert store.failures(HERE) == {"broken": "why"}
+        assert store.work() == {"form": WORK}
     assert ["nothing is kept for the next run" in text for text in caplog.messages] == [True]
     assert models(path) == {"form"}
 

@@ -16,6 +16,7 @@ from kronexport.factorize.scan import ErrorScan
 from kronexport.lower.forms import generate_forms
 from kronexport.plan.candidates import Candidate, all_candidates
 from kronexport.plan.choose import choose, dense_plan, make_plan, solve
+from kronexport.plan.cost_model import roofline_model
 from kronexport.plan.goals import parse_goal
 from kronexport.plan.plan_file import plan_toml
 from kronexport.plan.roofline import form_seconds
@@ -109,11 +110,16 @@ def test_an_unreachable_goal_is_refused_with_the_reachable(
 
 def test_the_batch_counts(profile: TargetProfile) -> None:
     """MACs of a candidate are those of all samples in the batch, as the dense site's are."""
-    one, four = site("s", 32, 32), site("s", 32, 32, batch=4)
+    four = site("s", 32, 32, batch=4)
     weight = {"s": np.random.default_rng(0).standard_normal((32, 32, 3, 3))}
-    single, several = (all_candidates([s], ErrorScan(weight), profile, quiet)[0] for s in (one, four))
-    assert [4 * c.macs for c in single] == [c.macs for c in several]
-    assert len(single) > 1
+    dense, *others = all_candidates([four], ErrorScan(weight), roofline_model(profile), quiet)[0]
+    assert dense.macs == 4 * 32 * 32 * 9 * 14 * 14
+    assert others
+    for option in others:
+        assert option.structure is not None
+        forms = {form.name: form for form in generate_forms(option.structure, GEOMETRY, four.input_size)}
+        assert option.macs == 4 * forms[option.lowering].macs
+        assert option.seconds == form_seconds(forms[option.lowering], profile, 4)
 
 
 @pytest.mark.parametrize("group", [2, 32])
@@ -121,7 +127,7 @@ def test_a_grouped_site_gets_structures_whose_first_factor_says_the_group(profil
     """Each costs what its form does, and less than the grouped conv that it stands for."""
     place = site("s", 64, 64 * group, group=group)
     weight = np.random.default_rng(0).standard_normal(place.weight_shape)
-    (options,) = all_candidates([place], ErrorScan({"s": weight}), profile, quiet)
+    (options,) = all_candidates([place], ErrorScan({"s": weight}), roofline_model(profile), quiet)
     assert options[0].seconds == form_seconds(generate_forms(PAIR, place.geometry, place.input_size)[0], profile)
     assert len(options) > 1
     for option in options[1:]:
@@ -135,7 +141,7 @@ def test_a_grouped_site_gets_structures_whose_first_factor_says_the_group(profil
 
 def test_candidates_are_a_pareto_front(survey: Survey, weights: dict[str, np.ndarray], profile: TargetProfile) -> None:
     """Dense is among those that pay, and none is beaten by another of its kind in params, MACs and error at once."""
-    for options in all_candidates(survey.sites, ErrorScan(weights), profile, quiet):
+    for options in all_candidates(survey.sites, ErrorScan(weights), roofline_model(profile), quiet):
         assert sum(option.structure is None for option in options) == 1
         assert options[0].structure is None
         for pays in (True, False):
@@ -215,7 +221,7 @@ def test_what_does_not_pay_is_used_only_where_goals_need_it(
 def test_dense_stays_a_candidate_of_a_layer_of_zeros(profile: TargetProfile) -> None:
     """Every structure is exact there, and dense is still the first choice to fall back to."""
     zero = ErrorScan({"s": np.zeros((32, 32, 3, 3))})
-    (options,) = all_candidates([site("s", 32, 32)], zero, profile, quiet)
+    (options,) = all_candidates([site("s", 32, 32)], zero, roofline_model(profile), quiet)
     assert (options[0].structure, options[0].lowering) == (None, "dense")
 
 
@@ -223,7 +229,7 @@ def test_the_form_of_fewest_macs_is_among_the_candidates(profile: TargetProfile)
     """For each structure and rank, also where another form is estimated to be faster."""
     place = site("s", 32, 16)
     scan = ErrorScan({"s": np.random.default_rng(0).standard_normal((32, 16, 3, 3))})
-    (options,) = all_candidates([place], scan, profile, quiet)
+    (options,) = all_candidates([place], scan, roofline_model(profile), quiet)
     for option in options[1:]:
         assert option.structure is not None
         forms = generate_forms(option.structure, GEOMETRY, place.input_size)
@@ -272,7 +278,7 @@ def test_with_slack_the_fastest_of_nearly_equal_choices_is_taken(
     survey: Survey, weights: dict[str, np.ndarray], profile: TargetProfile
 ) -> None:
     """Its error is within the slack, its time no longer; without slack nothing changes."""
-    candidates = all_candidates(survey.sites, ErrorScan(weights), profile, quiet)
+    candidates = all_candidates(survey.sites, ErrorScan(weights), roofline_model(profile), quiet)
     goals = [parse_goal("macs<=0.5")]
     exact, near = choose(survey, candidates, goals), choose(survey, candidates, goals, 0.2)
     errors = [sum(pick.cubed_error for pick in picks) for picks in (exact, near)]
@@ -284,5 +290,5 @@ def test_with_slack_the_fastest_of_nearly_equal_choices_is_taken(
 def test_slack_takes_nothing_from_a_network_that_may_stay_dense(
     survey: Survey, weights: dict[str, np.ndarray], profile: TargetProfile
 ) -> None:
-    candidates = all_candidates(survey.sites, ErrorScan(weights), profile, quiet)
+    candidates = all_candidates(survey.sites, ErrorScan(weights), roofline_model(profile), quiet)
     assert all(pick.structure is None for pick in choose(survey, candidates, [parse_goal("macs<=1")], 0.05))

@@ -10,12 +10,12 @@ from kronexport.backends.profile import load_target
 from kronexport.factorize.decompose import check_method
 from kronexport.factorize.network import check_group
 from kronexport.factorize.scan import ErrorScan
-from kronexport.lower.axes import least_macs
+from kronexport.lower.forms import least_macs
 from kronexport.plan.families import FAMILIES
 from kronexport.records import Site, Structure
 from tests.plan.samples import site
 
-PROFILE = load_target("cpu")
+MULTIPLE = load_target("cpu").rank_multiple
 SITES = [site("plain", 24, 20), site("stem", 16, 3), site("point", 32, 24, kernel=1), site("grouped", 24, 24, group=4)]
 
 
@@ -23,7 +23,7 @@ SITES = [site("plain", 24, 20), site("stem", 16, 3), site("point", 32, 24, kerne
 @pytest.mark.parametrize("method", FAMILIES)
 def test_each_structure_is_legal_known_to_the_scan_and_leaner_than_dense(method: str, place: Site) -> None:
     scan = ErrorScan({place.name: np.random.default_rng(0).standard_normal(place.weight_shape)})
-    structures = list(FAMILIES[method](place, PROFILE))
+    structures = list(FAMILIES[method](place, MULTIPLE))
     assert len(structures) == len(set(structures))
     for structure in structures:
         assert structure.method == method
@@ -39,29 +39,27 @@ def test_each_structure_is_legal_known_to_the_scan_and_leaner_than_dense(method:
 @pytest.mark.parametrize("method", ["cp", "tucker2"])
 def test_three_factors_need_a_kernel_and_channels(method: str) -> None:
     """A 1x1 conv and a depthwise one have none of their structures; a grouped one has."""
-    have = {place.name: bool(list(FAMILIES[method](place, PROFILE))) for place in SITES}
+    have = {place.name: bool(list(FAMILIES[method](place, MULTIPLE))) for place in SITES}
     assert have == {"plain": True, "stem": True, "point": False, "grouped": True}
-    assert not list(FAMILIES[method](site("depthwise", 16, 16, group=16), PROFILE))
+    assert not list(FAMILIES[method](site("depthwise", 16, 16, group=16), MULTIPLE))
 
 
 def test_high_ranks_are_what_the_target_likes() -> None:
     """All low multiples are there, and from eight on nothing else; below, one would be too long a step."""
-    multiple = PROFILE.rank_multiple
-    ranks = [structure.ranks[0] for structure in FAMILIES["cp"](site("wide", 128, 128), PROFILE)]
-    assert {times * multiple for times in range(1, 9)} < set(ranks)
-    assert {1, 2, 3, multiple + 2} < set(ranks)
-    assert all(rank % multiple == 0 for rank in ranks if rank >= 8 * multiple)
+    ranks = [structure.ranks[0] for structure in FAMILIES["cp"](site("wide", 128, 128), MULTIPLE)]
+    assert {times * MULTIPLE for times in range(1, 9)} < set(ranks)
+    assert {1, 2, 3, MULTIPLE + 2} < set(ranks)
+    assert all(rank % MULTIPLE == 0 for rank in ranks if rank >= 8 * MULTIPLE)
     assert max(ranks) > 400
 
 
 def test_both_ranks_of_tucker2_are_the_same_part_of_their_channels() -> None:
     """To rounding; and both multiples where one is."""
-    multiple = PROFILE.rank_multiple
-    for structure in FAMILIES["tucker2"](site("s", 128, 64), PROFILE):
+    for structure in FAMILIES["tucker2"](site("s", 128, 64), MULTIPLE):
         filters, channels = structure.ranks
-        if filters % multiple == 0 and filters >= 2 * multiple:
-            assert channels % multiple == 0
-            assert abs(filters / 2 - channels) <= multiple / 2
+        if filters % MULTIPLE == 0 and filters >= 2 * MULTIPLE:
+            assert channels % MULTIPLE == 0
+            assert abs(filters / 2 - channels) <= MULTIPLE / 2
         else:
             assert abs(filters / 2 - channels) <= 0.5
 

@@ -12,7 +12,8 @@ from kronexport.factorize.gkpd import gkpd_structure
 from kronexport.factorize.scan import ErrorScan
 from kronexport.lower.forms import generate_forms
 from kronexport.plan.choose import dense_plan, make_plan
-from kronexport.plan.fixed import form_by_roofline, keep, plan_around
+from kronexport.plan.cost_model import roofline_model
+from kronexport.plan.fixed import form_by_estimate, keep, plan_around
 from kronexport.plan.goals import Goal, parse_goal
 from kronexport.plan.roofline import form_seconds
 from kronexport.records import Plan, Survey, silent
@@ -35,7 +36,7 @@ def plan(profile: TargetProfile, *goals: str) -> Plan:
     def make(survey: Survey, asked: Sequence[Goal]) -> Plan:
         return make_plan(survey, scan, asked, profile, silent)
 
-    form_of = partial(form_by_roofline, profile)
+    form_of = partial(form_by_estimate, roofline_model(profile).seconds)
     return plan_around(SURVEY, {"first": LEAN}, list(map(parse_goal, goals)), profile, make=make, form_of=form_of)
 
 
@@ -54,7 +55,7 @@ def test_without_goals_only_the_form_is_chosen(profile: TargetProfile) -> None:
 
 def test_dense_is_a_form_of_factors_that_do_not_pay(profile: TargetProfile) -> None:
     full = gkpd_structure((64, 1, 1, 1), (1, 64, 3, 3), 64)
-    assert keep(FIRST, full, partial(form_by_roofline, profile)).lowering == "dense"
+    assert keep(FIRST, full, partial(form_by_estimate, roofline_model(profile).seconds)).lowering == "dense"
 
 
 @pytest.mark.parametrize("goals", [("params<=0.3",), ("macs<=0.3",), ("params<=20k",), ("params<=0.4", "macs<=0.35")])
@@ -86,6 +87,6 @@ def test_a_network_whose_sites_are_all_fixed_is_judged_later(profile: TargetProf
     def make(_survey: Survey, _goals: Sequence[Goal]) -> Plan:
         pytest.fail("nothing is left to plan")
 
-    form_of, goals = partial(form_by_roofline, profile), [parse_goal("params<=0.001")]
+    form_of, goals = partial(form_by_estimate, roofline_model(profile).seconds), [parse_goal("params<=0.001")]
     found = plan_around(surveyed(FIRST), {"first": LEAN}, goals, profile, make=make, form_of=form_of)
     assert found.structures == {"first": LEAN}

@@ -9,7 +9,8 @@ from kronexport.backends.profile import load_target
 from kronexport.errors import UserInputError
 from kronexport.factorize.gkpd import gkpd_structure
 from kronexport.lower.forms import generate_forms
-from kronexport.plan.fixed import form_by_roofline
+from kronexport.plan.cost_model import roofline_model
+from kronexport.plan.fixed import form_by_estimate
 from kronexport.plan.given import given_plan
 from kronexport.plan.plan_file import PlanFile, SiteTable
 from kronexport.records import Plan, Structure
@@ -19,7 +20,7 @@ from tests.strategies import METHOD_STRUCTURES
 CONV = site("conv", 6, 6)
 GROUPED = site("grouped", 6, 12, group=2)
 SURVEY = surveyed(CONV, GROUPED)
-FORM_OF = partial(form_by_roofline, load_target("cpu"))
+FORM_OF = partial(form_by_estimate, roofline_model(load_target("cpu")).seconds)
 PAIR = gkpd_structure((6, 1, 1, 1), (1, 6, 3, 3), 2)
 
 
@@ -39,7 +40,7 @@ def planned(*tables: SiteTable, fixed: dict[str, Structure] | None = None) -> Pl
         PlanFile(version=1, target="cpu", site=tables),
         SURVEY,
         fixed or {},
-        partial(form_by_roofline, load_target("cpu")),
+        FORM_OF,
     )
 
 

@@ -14,13 +14,17 @@ from kronexport.lower.forms import DENSE
 from kronexport.measure.costs import FormTimes
 from kronexport.measure.micro import Trial
 from kronexport.plan import measured
-from kronexport.plan.fixed import form_by_roofline
+from kronexport.plan.candidates import all_candidates
+from kronexport.plan.cost_model import roofline_model
+from kronexport.plan.fixed import form_by_estimate
 from kronexport.plan.goals import parse_goal
-from kronexport.plan.measured import form_by_clock, measured_plan
+from kronexport.plan.measured import Menu, form_by_clock, measured_plan
 from kronexport.plan.roofline import form_seconds
 from kronexport.records import ConvGeometry, Plan, Site, Survey, silent
 
 PROFILE = load_target("cpu")
+MODEL = roofline_model(PROFILE)
+SECONDS = MODEL.seconds
 GEOMETRY = ConvGeometry((3, 3), (1, 1), (1, 1, 1, 1))
 
 
@@ -52,28 +56,40 @@ def estimate(trial: Trial) -> float:
 
 
 class Clock:
-    """A double of ``measure_forms`` by a function of the trial; None sets it aside."""
+    """A double of ``measure_forms`` by a function of the trial; None sets it aside.
 
-    def __init__(self, seconds: Callable[[Trial], float | None]) -> None:
+    Time is up after ``reach`` trials.
+    """
+
+    def __init__(self, seconds: Callable[[Trial], float | None], reach: int = 100_000) -> None:
         self.seconds = seconds
+        self.reach = reach
         self.timed: set[Trial] = set()
         self.calls = 0
 
     def __call__(self, trials: Sequence[Trial]) -> FormTimes:
         self.calls += 1
         assert not self.timed.intersection(trials)
-        self.timed.update(trials)
-        found = {trial: self.seconds(trial) for trial in trials}
+        reached = trials[: self.reach]
+        self.reach -= len(reached)
+        self.timed.update(reached)
+        found = {trial: self.seconds(trial) for trial in reached}
         return FormTimes(
             {trial: seconds for trial, seconds in found.items() if seconds is not None},
             {trial: "not implemented" for trial, seconds in found.items() if seconds is None},
+            tuple(trials[len(reached) :]),
         )
 
 
-def plan(clock: Clock, *goals: str) -> Plan:
+def menus() -> list[Menu]:
     generator = np.random.default_rng(0)
     scan = ErrorScan({one.name: generator.standard_normal(one.weight_shape) for one in SITES})
-    return measured_plan(SURVEY, scan, list(map(parse_goal, goals)), PROFILE, clock=clock, progress=silent)
+    candidates = all_candidates(SITES, scan, MODEL, silent)
+    return [Menu(one, tuple(options), SECONDS) for one, options in zip(SITES, candidates, strict=True)]
+
+
+def plan(clock: Clock, *goals: str, known: list[Menu] | None = None) -> Plan:
+    return measured_plan(SURVEY, known or menus(), list(map(parse_goal, goals)), PROFILE, clock=clock)
 
 
 def seconds(clock: Clock, found: Plan) -> float:
@@ -154,13 +170,52 @@ def test_a_goal_out_of_reach_is_refused_before_anything_is_timed() -> None:
 
 
 def test_factors_that_are_given_run_in_their_fastest_form() -> None:
-    """By the clock; by the roofline where the runtime runs none of the forms."""
+    """By the clock; by estimates where the runtime runs none of the forms."""
     structure = gkpd_structure((32, 1, 1, 1), (1, 32, 3, 3), 4)
 
     def slow_but(name: str) -> Clock:
         return Clock(lambda trial: 1e-4 if trial.form.name == name else 1e-3)
 
     for name in (DENSE, "grouped-1-2", "folded-1-2"):
-        assert form_by_clock(slow_but(name), PROFILE, SITES[0], structure).name == name
-    chosen = form_by_clock(Clock(lambda _trial: None), PROFILE, SITES[0], structure)
-    assert chosen == form_by_roofline(PROFILE, SITES[0], structure)
+        assert form_by_clock(slow_but(name), SECONDS, SITES[0], structure).name == name
+    chosen = form_by_clock(Clock(lambda _trial: None), SECONDS, SITES[0], structure)
+    assert chosen == form_by_estimate(SECONDS, SITES[0], structure)
+
+
+def test_what_was_learnt_for_one_plan_serves_the_next() -> None:
+    """The clock, which refuses to time a form twice, is asked for what is new alone."""
+    known, clock = menus(), Clock(estimate)
+    first = plan(clock, "macs<=0.4", known=known)
+    calls = clock.calls
+    assert plan(clock, "macs<=0.4", known=known) == first
+    assert clock.calls == calls
+    plan(clock, "macs<=0.3", known=known)
+    assert clock.calls > calls
+
+
+# --- a time budget --------------------------------------------------------------------------------------------
+
+
+def test_when_time_is_up_at_once_the_plan_goes_by_estimates() -> None:
+    """The goal is met all the same, and the report is told."""
+    clock = Clock(estimate, reach=0)
+    found = plan(clock, "macs<=0.4")
+    assert (found.basis, clock.calls) == ("mixed", 2)
+    assert found.notes == ("the time budget was spent before all was timed: 2 of 2 layers go by estimates",)
+    assert sum(choice.macs for choice in found.sites) <= 0.4 * SURVEY.macs
+
+
+def test_what_was_timed_before_counts() -> None:
+    """What was found to be slow is not chosen; another structure goes by its estimate."""
+    slow = Clock(lambda trial: estimate(trial) * (1 if trial.form.name == DENSE else 50), reach=2 + measured.FORMS)
+    found = plan(slow, "macs<=0.4")
+    timed = {trial.form.structure for trial in slow.timed if trial.form.name != DENSE}
+    assert timed
+    assert found.basis == "mixed"
+    assert timed.isdisjoint(choice.structure for choice in found.sites)
+
+
+def test_a_budget_that_is_not_spent_changes_nothing() -> None:
+    found, unlimited = plan(Clock(estimate, reach=10_000), "macs<=0.4"), plan(Clock(estimate), "macs<=0.4")
+    assert found == unlimited
+    assert found.notes == ()

@@ -18,7 +18,12 @@ PAIR = gkpd_structure((16, 1, 1, 1), (1, 16, 3, 3), 2)
 
 def planner(*goals: str, fixed: dict[str, Structure] | None = None, given: Plan | None = None) -> Planner:
     return Planner(
-        SURVEY, ErrorScan({}), tuple(map(parse_goal, goals)), fixed or {}, given, lambda _profile, _progress: None
+        SURVEY,
+        ErrorScan({}),
+        tuple(map(parse_goal, goals)),
+        fixed or {},
+        given,
+        lambda _profile, _progress: None,
     )
 
 

@@ -14,6 +14,7 @@ from kronexport.records import (
     LatencyStats,
     LayerFigures,
     ModelFigures,
+    ParetoPoint,
     Report,
     Skipped,
     Speedup,
@@ -24,6 +25,11 @@ from kronexport.ship.golden import Golden
 from kronexport.ship.manifest import Manifest, build_manifest, requirement
 
 LATENCY = LatencyStats(n=1234, min=0.5, mean=0.8125, std=0.0625, p50=0.7656, p90=0.9, p95=0.9375, p99=1.5)
+PARETO = (
+    ParetoPoint(1.0, 1.0, 1.0, 0.0, "measured", chosen=False),
+    ParetoPoint(0.8, 0.625, 0.5, 0.125, "mixed", chosen=True),
+    ParetoPoint(0.3, 0.25, 0.125, 0.5, "mixed", chosen=False),
+)
 HOSTILE_SITE = "layer1.<script>alert(1)</script>"
 
 
@@ -46,7 +52,7 @@ def target_report(**changes: Any) -> TargetReport:
         "environment": {"cpu": "Example CPU", "clocks": {"governor": None}, "cores": 2},
         "protocol": {"mode": "closed loop", "rounds": 20},
         "skipped": (Skipped("stem", "grouped convolution"),),
-        "pareto": ({"params": 1, "latency_ms": 2.0},),
+        "pareto": PARETO,
         "unmeasured": {"layers.dense_us": "no profiling run", "layers.us": "no profiling run"},
         "goals": (GoalResult("params<=0.6", 0.55, met=True),),
         "dense": figures(),

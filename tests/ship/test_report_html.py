@@ -78,6 +78,8 @@ def test_page_holds_the_figures_of_the_report() -> None:
         "factorized dense 0.5 0.125 - approximation",
         "16x16x3x1 * 4x4x1x3 8 folded 6,528 1,048,576 0.0312 ",
         "stem grouped convolution",
+        "0.8 0.625 0.5 0.125 mixed the plan",
+        "1 1 1 0 measured",
         "layers.us no profiling run",
         "Example CPU",
         "clocks.governor unknown",

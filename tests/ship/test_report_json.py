@@ -9,7 +9,7 @@ import pytest
 from kronexport.errors import KronexportError, UserInputError
 from kronexport.records import Check, GoalResult, Report
 from kronexport.ship.report_json import missing_reasons, read_report_json, report_schema, write_report_json
-from tests.ship.samples import figures, report, target_report, unmeasured_target
+from tests.ship.samples import PARETO, figures, report, target_report, unmeasured_target
 
 LATENCY_KEYS = {"n", "min", "mean", "std", "p50", "p90", "p95", "p99"}
 MODEL_KEYS = {
@@ -35,6 +35,7 @@ TARGET_KEYS = {
     "verification",
     "layers",
 }
+PARETO_KEYS = {"latency", "macs", "params", "error", "basis", "chosen"}
 LAYER_KEYS = {
     "site",
     "method",
@@ -88,6 +89,7 @@ def test_every_key_of_the_contract_is_written(tmp_path: Path) -> None:
     assert set(target["speedup"]) == {"median", "ci95", "verdict"}
     assert set(target["verification"][0]) == {"stage", "against", "max_abs", "rel_l2", "tolerance", "passed"}
     assert set(target["layers"][0]) == LAYER_KEYS
+    assert set(target["pareto"][0]) == PARETO_KEYS
 
 
 def test_null_figures_keep_their_keys(tmp_path: Path) -> None:
@@ -106,6 +108,7 @@ def test_null_figures_keep_their_keys(tmp_path: Path) -> None:
         ({"compressed": figures(peak_memory_bytes=None)}, "compressed.peak_memory_bytes"),
         ({"dense": figures(build_peak_memory_bytes=None)}, "dense.build_peak_memory_bytes"),
         ({"speedup": None}, "speedup"),
+        ({"pareto": (replace(PARETO[0], latency=None),)}, "pareto.latency"),
         ({"goals": (GoalResult("latency<=0.5", None, None),)}, "goals.latency<=0.5"),
         ({"verification": (Check("compiled", "simplified", None, None, 1e-5, None),)}, "verification.compiled"),
         ({"verification": (Check("factorized", "dense", 0.1, None, None, None),)}, "verification.factorized"),
@@ -185,5 +188,7 @@ def test_schema_requires_every_key_of_the_contract() -> None:
     assert set(definitions["TargetReport"]["required"]) >= TARGET_KEYS
     assert set(definitions["ModelFigures"]["required"]) == MODEL_KEYS
     assert set(definitions["LayerFigures"]["required"]) == LAYER_KEYS
+    assert set(definitions["ParetoPoint"]["required"]) == PARETO_KEYS
+    assert "cubic mean" in definitions["ParetoPoint"]["description"]
     assert set(definitions["LatencyStats"]["required"]) == LATENCY_KEYS
     json.dumps(schema, allow_nan=False)

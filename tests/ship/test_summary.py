@@ -1,5 +1,6 @@
 """The figures of one target, gathered: every null gets its reason."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from kronexport.records import (
 )
 from kronexport.ship.report_json import missing_reasons
 from kronexport.ship.summary import layer_table, model_figures, target_report
-from tests.ship.samples import LATENCY, figures, write_model
+from tests.ship.samples import LATENCY, PARETO, figures, write_model
 
 SIDE = SideFigures(LATENCY, 1000, 900)
 MEASURED = PairFigures(SIDE, SIDE, Speedup(1.5, (1.4, 1.6), "faster"), {"cpu": "x"}, {"rounds": 5}, {})
@@ -43,6 +44,7 @@ def gathered(**changes: Any) -> TargetReport:
         "goals": (GoalResult("macs<=0.5", 0.4, met=True),),
         "checks": (),
         "layers": (),
+        "pareto": (),
         "notes": ("a note",),
     }
     return target_report(**(values | changes))
@@ -87,6 +89,15 @@ def test_without_an_evaluator_only_the_accuracy_is_missing() -> None:
     assert complete(report)
     assert report.unmeasured["dense.accuracy"] == "no --evaluate was given"
     assert "dense.latency_ms" not in report.unmeasured
+
+
+def test_a_front_without_times_says_why() -> None:
+    point = replace(PARETO[0], latency=None)
+    report = gathered(pareto=(point,))
+    assert report.pareto == (point,)
+    assert "nothing was timed" in report.unmeasured["pareto.latency"]
+    assert complete(report)
+    assert "pareto.latency" not in gathered(pareto=PARETO).unmeasured
 
 
 def test_memory_that_could_not_be_measured_keeps_its_reason() -> None:
