@@ -58,7 +58,7 @@ def measured_plan(
     candidates = all_candidates(survey.sites, scan, profile, progress)
     choose(survey, candidates, goals)  # a goal out of reach is refused before anything is timed
     menus = [_Menu(site, tuple(options), profile) for site, options in zip(survey.sites, candidates, strict=True)]
-    _time(menus, [{menu.trial(menu.dense_form)} for menu in menus], clock)
+    _time(menus, [{trial_of(menu.site, menu.dense_form)} for menu in menus], clock)
     for _ in range(ROUNDS):
         chosen = choose(survey, [menu.candidates() for menu in menus], goals, SLACK, shares)
         wanted = [menu.untimed(pick) for menu, pick in zip(menus, chosen, strict=True)]
@@ -72,6 +72,18 @@ def measured_plan(
             survey, choose(survey, [menu.candidates() for menu in menus], goals, SLACK, shares), profile, "roofline"
         )
     return plan_of(survey, chosen, profile, "measured")
+
+
+def ranked_forms(structure: Structure, site: Site, profile: TargetProfile) -> list[Form]:
+    """The forms of a structure that need fewer MACs than the site left dense, those of the least estimates first."""
+    _, *forms = generate_forms(structure, site.geometry, site.input_size)
+    leaner = [form for form in forms if form.macs * site.batch < site.macs]
+    return sorted(leaner, key=lambda form: form_seconds(form, profile))
+
+
+def trial_of(site: Site, form: Form) -> Trial:
+    """The form with what stands beside it in the network."""
+    return Trial(form, site.batch, site.has_bias or site.has_norm, site.activation)
 
 
 def _time(menus: Sequence["_Menu"], wanted: Sequence[set[Trial]], clock: Clock) -> None:
@@ -102,21 +114,13 @@ class _Menu:
         """The site left as it is."""
         return dense_form(self.site.weight_shape, self.site.geometry, self.site.input_size)
 
-    def trial(self, form: Form) -> Trial:
-        """The form with what stands beside it in the network."""
-        has_bias = self.site.has_bias or self.site.has_norm
-        return Trial(form, self.site.batch, has_bias, self.site.activation)
-
     def untimed(self, pick: Candidate) -> set[Trial]:
         """The forms to time before ``pick`` can be taken: none if its structure is known."""
         if pick.structure in self.known or pick.structure is None:
             return set()
-        _, *forms = generate_forms(pick.structure, self.site.geometry, self.site.input_size)
-        leaner = [form for form in forms if form.macs * self.site.batch < self.site.macs]
-        leaner.sort(key=lambda form: form_seconds(form, self.profile))
-        shortlist = {form.name: form for form in leaner[:FORMS]}
-        picked = next(form for form in leaner if form.name == pick.lowering)
-        return {self.trial(form) for form in (shortlist | {picked.name: picked}).values()}
+        ranked = ranked_forms(pick.structure, self.site, self.profile)
+        picked = next(form for form in ranked if form.name == pick.lowering)
+        return {trial_of(self.site, form) for form in [*ranked[:FORMS], picked]}
 
     def learn(self, found: dict[Trial, float | None]) -> None:
         """Keep the seconds of each trial; None: it was set aside."""
