@@ -16,7 +16,12 @@ def heading(title: str, columns: Sequence[str]) -> str:
     """Date, versions and ``title``, then the head of the table."""
     made = f"{datetime.now(UTC):%Y-%m-%d}; Python {platform.python_version()}, torch {version('torch')}"
     where = f"{torch.get_num_threads()} of 2 cores, no GPU"
-    return f"{made}, {where}; {title}\n\n{line(columns)}\n{line(['---'] * len(columns))}"
+    return f"{made}, {where}; {title}\n\n{head(columns)}"
+
+
+def head(columns: Sequence[str]) -> str:
+    """The first two lines of a Markdown table."""
+    return f"{line(columns)}\n{line(['---'] * len(columns))}"
 
 
 def line(cells: Sequence[str]) -> str:

@@ -79,6 +79,13 @@ def measured_plan(
     return plan_of(survey, chosen, profile, "measured")
 
 
+def ranked_forms(structure: Structure, site: Site, seconds: Seconds) -> list[Form]:
+    """The forms of a structure that need fewer MACs than the site left dense, those of the least estimates first."""
+    _, *forms = generate_forms(structure, site.geometry, site.input_size)
+    leaner = [form for form in forms if form.macs * site.batch < site.macs]
+    return sorted(leaner, key=lambda form: seconds(form, site.batch))
+
+
 def form_by_clock(clock: Clock, seconds_of: Seconds, site: Site, structure: Structure) -> Form:
     """The form of least measured time; of least estimate where none could be timed."""
     forms = generate_forms(structure, site.geometry, site.input_size)
@@ -143,12 +150,9 @@ class Menu:
         """The forms to time before ``pick`` can be taken: none if its structure is known."""
         if pick.structure is None or self.knows(pick):
             return set()
-        _, *forms = generate_forms(pick.structure, self.site.geometry, self.site.input_size)
-        leaner = [form for form in forms if form.macs * self.site.batch < self.site.macs]
-        leaner.sort(key=lambda form: self.seconds(form, self.site.batch))
-        shortlist = {form.name: form for form in leaner[:FORMS]}
-        picked = next(form for form in leaner if form.name == pick.lowering)
-        return {Trial.of(self.site, form) for form in (shortlist | {picked.name: picked}).values()}
+        ranked = ranked_forms(pick.structure, self.site, self.seconds)
+        picked = next(form for form in ranked if form.name == pick.lowering)
+        return {Trial.of(self.site, form) for form in [*ranked[:FORMS], picked]}
 
     def learn(self, found: dict[Trial, float | None]) -> None:
         """Keep the seconds of each trial; None: it was set aside."""
