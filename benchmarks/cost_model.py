@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from benchmarks.forms import CASES
 from benchmarks.table import heading, line
 from kronexport.backends.profile import TargetProfile, load_target
-from kronexport.factorize.gkpd import gkpd_structure
 from kronexport.lower.forms import Form, dense_form, generate_forms
 from kronexport.measure.costs import FormTimes, measure_forms
 from kronexport.measure.micro import Trial
@@ -35,20 +35,7 @@ DRAWS = 200
 PLAIN_FORMS = 4
 """Forms of each structure below: grouped and folded, in both orders."""
 
-STRUCTURES = tuple(
-    gkpd_structure(outer, inner, rank)
-    for outer, inner, rank in (
-        ((8, 8, 1, 1), (8, 8, 3, 3), 2),
-        ((8, 8, 3, 3), (8, 8, 1, 1), 2),
-        ((16, 1, 1, 1), (4, 64, 3, 3), 4),
-        ((4, 4, 1, 1), (32, 32, 3, 3), 1),
-        ((16, 1, 1, 1), (8, 128, 3, 3), 4),
-        ((8, 8, 1, 1), (32, 32, 3, 3), 1),
-        ((16, 16, 1, 1), (16, 16, 3, 3), 2),
-        ((8, 8, 1, 1), (64, 64, 3, 3), 1),
-        ((512, 64, 1, 1), (1, 8, 3, 3), 2),
-    )
-)
+STRUCTURES = [one.structure for one in CASES]
 """Of ResNet-18's 3x3 convs of 64, 128, 256 and 512 channels."""
 
 COLUMNS = "target", "layers", "forms", "within a layer", "of all", "roofline within", "roofline of all"
