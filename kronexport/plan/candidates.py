@@ -1,5 +1,6 @@
 """What one site could become: the structures of every family, each in its fastest estimated form, with its error."""
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kronexport.factorize.scan import ErrorScan
-from kronexport.lower.forms import DENSE, dense_form, generate_forms
+from kronexport.lower.forms import DENSE, Form, dense_form, generate_forms
 from kronexport.plan.cost_model import CostModel
 from kronexport.plan.families import FAMILIES, Family
 from kronexport.records import ProgressCallback, Site, Structure
@@ -103,17 +104,31 @@ def _site_candidates(site: Site, scan: ErrorScan, costs: Sequence[_Cost], model:
 
 
 def _costs(site: Site, model: CostModel, families: Mapping[str, Family]) -> Iterator[_Cost]:
-    """Of each structure the fastest form by estimate, and that of those of fewest MACs, if it is another."""
-    for structure in (structure for family in families.values() for structure in family(site, model.rank_multiple)):
-        # the forms at all ranks above 1 differ in nothing but the sizes of the rank axes; those that need more MACs
-        # than dense are lacking at the higher ranks, and are left out below
-        _, *others = _forms(_at_most(structure, 2), site.geometry, site.input_size)
-        forms = [replace(form, structure=structure) for form in others]
-        timed = [(model.seconds(form, site.batch), form) for form in forms if form.macs * site.batch < site.macs]
-        leanest = min(timed, key=lambda pair: (pair[1].macs, pair[0]))
-        fastest = min(timed, key=lambda pair: pair[0])
-        for seconds, form in {fastest[1].name: fastest, leanest[1].name: leanest}.values():
-            yield _Cost(structure, form.name, form.macs * site.batch, form.weights, seconds)
+    """Of each structure the fastest form by estimate, and that of those of fewest MACs, if it is another.
+
+    On a ladder of ranks they are looked for among those that are so at its ends or in its middle.
+    """
+    structures = (structure for family in families.values() for structure in family(site, model.rank_multiple))
+    # the forms at all ranks above 1 differ in nothing but the sizes of the rank axes; those that need more MACs
+    # than dense are lacking at the higher ranks, and are left out below
+    for template, group in itertools.groupby(structures, lambda structure: _at_most(structure, 2)):
+        ladder = list(group)
+        _, *others = _forms(template, site.geometry, site.input_size)
+        ends_and_middle = {0, len(ladder) // 2, len(ladder) - 1}
+        names = {form.name for at in ends_and_middle for _, form in _best(others, ladder[at], site, model)}
+        shortlist = [form for form in others if form.name in names]
+        for structure in ladder:
+            for seconds, form in _best(shortlist, structure, site, model):
+                yield _Cost(structure, form.name, form.macs * site.batch, form.weights, seconds)
+
+
+def _best(forms: Sequence[Form], structure: Structure, site: Site, model: CostModel) -> list[tuple[float, Form]]:
+    """The fastest of the forms at these ranks and the one of fewest MACs, with their estimates; each once."""
+    at_ranks = [replace(form, structure=structure) for form in forms]
+    timed = [(model.seconds(form, site.batch), form) for form in at_ranks if form.macs * site.batch < site.macs]
+    leanest = min(timed, key=lambda pair: (pair[1].macs, pair[0]))
+    fastest = min(timed, key=lambda pair: pair[0])
+    return list({fastest[1].name: fastest, leanest[1].name: leanest}.values())
 
 
 _forms = lru_cache(maxsize=4096)(generate_forms)
