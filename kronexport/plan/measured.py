@@ -88,7 +88,8 @@ def ranked_forms(structure: Structure, site: Site, seconds: Seconds) -> list[For
 
 def form_by_clock(clock: Clock, seconds_of: Seconds, site: Site, structure: Structure) -> Form:
     """The form of least measured time; of least estimate where none could be timed."""
-    forms = generate_forms(structure, site.geometry, site.input_size)
+    dense, *_ = generate_forms(structure, site.geometry, site.input_size)
+    forms = [dense, *ranked_forms(structure, site, seconds_of)[:FORMS]]
     found = clock([Trial.of(site, form) for form in forms])
     _warn_of(found)
     seconds = {trial.form: taken for trial, taken in found.seconds.items()}
