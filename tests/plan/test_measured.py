@@ -18,7 +18,7 @@ from kronexport.plan.candidates import all_candidates
 from kronexport.plan.cost_model import roofline_model
 from kronexport.plan.fixed import form_by_estimate
 from kronexport.plan.goals import parse_goal
-from kronexport.plan.measured import Menu, form_by_clock, measured_plan
+from kronexport.plan.measured import FORMS, Menu, form_by_clock, measured_plan, ranked_forms
 from kronexport.plan.roofline import form_seconds
 from kronexport.records import ConvGeometry, Plan, Site, Survey, silent
 
@@ -176,7 +176,7 @@ def test_factors_that_are_given_run_in_their_fastest_form() -> None:
     def slow_but(name: str) -> Clock:
         return Clock(lambda trial: 1e-4 if trial.form.name == name else 1e-3)
 
-    for name in (DENSE, "grouped-1-2", "folded-1-2"):
+    for name in (DENSE, *(form.name for form in ranked_forms(structure, SITES[0], SECONDS)[:FORMS])):
         assert form_by_clock(slow_but(name), SECONDS, SITES[0], structure).name == name
     chosen = form_by_clock(Clock(lambda _trial: None), SECONDS, SITES[0], structure)
     assert chosen == form_by_estimate(SECONDS, SITES[0], structure)
