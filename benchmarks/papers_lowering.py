@@ -61,16 +61,16 @@ def pairs_plan(project: Project, config: BuildConfig, profile: TargetProfile) ->
 def papers_forms(site: Site, choice: SitePlan) -> list[Form]:
     """The forms of a factorized site that are the papers' forward: factors in natural order, and in the reverse.
 
-    Where a step keeps no axis folding is the same as grouping, and the form has that name.
+    An order that needs as many MACs as dense is left out, unless both do: its images may fill the memory. Where a step
+    keeps no axis folding is the same as grouping, and the form has that name.
     """
     assert choice.structure is not None  # noqa: S101  for the type checker
     forms = {form.name: form for form in generate_forms(choice.structure, site.geometry, site.input_size)}
     natural = [str(index + 1) for index in range(len(choice.structure.factors))]
-    found = []
-    for order in ("-".join(natural), "-".join(reversed(natural))):
-        folded, same = f"folded-{order}", f"grouped-{order}"
-        found.append(forms[folded if folded in forms else same])
-    return found
+    orders = "-".join(natural), "-".join(reversed(natural))
+    found = [forms.get(f"folded-{order}") or forms[f"grouped-{order}"] for order in orders]
+    lean = [form for form in found if form.macs * site.batch < site.macs]
+    return lean or [min(found, key=lambda form: form.macs)]
 
 
 def papers_plan(survey: Survey, plan: Plan, profile: TargetProfile, threads: int) -> Plan:
