@@ -5,7 +5,6 @@ the form ``dense``; where that costs no time that can be told from noise, the la
 layers together go back if the network is then no slower.
 """
 
-import logging
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from typing import Final
@@ -14,8 +13,6 @@ from kronexport.lower.forms import DENSE
 from kronexport.plan.choose import left_dense
 from kronexport.plan.rehearsal import Rehearsal
 from kronexport.records import Plan, Site
-
-log = logging.getLogger("kronexport")
 
 MOST: Final = 12
 """Layers that are tried: those whose MACs are reduced least, which are the ones in doubt."""
@@ -53,8 +50,8 @@ def guarded_plan(
         if kept and _is_no_slower(rehearsal, plan, kept):
             candidate = _dense_at(plan, kept, free)
             if meets(candidate):
-                log.info("%d layers save no time in the network and stay dense: %s", len(kept), ", ".join(kept))
-                return candidate
+                note = f"{len(kept)} layers save no time in the network and stay dense: {', '.join(kept)}"
+                return replace(candidate, notes=(*plan.notes, note))
     return plan
 
 

@@ -44,10 +44,10 @@ def tuned_plan(plan_at: PlanAt, goals: Sequence[Goal], rehearsal: Rehearsal) -> 
     dials = [dial for dial in dials if dial.goals]
     tried: dict[Plan, float] = {}
     for done in range(TRIES if dials else 0):
-        rehearsal.progress("rehearse", done, TRIES)
         plan = plan_at(Steering({dial.knob: dial.share for dial in dials}))
         if plan in tried:
             break
+        rehearsal.progress("rehearse", done, TRIES)
         rehearsed = rehearsal.against_dense(plan, memory=any(dial.knob == "weights" for dial in dials))
         for dial in dials:
             dial.learn(rehearsed)

@@ -51,6 +51,8 @@ def left(plan: Plan, saves: Mapping[str, float], most_dense: int = 9, *, meets: 
 
     found = guarded_plan(plan, SITES, allowed, lambda _plan: meets, Doubled(saves))
     assert all((choice.lowering == DENSE) == (choice.structure is None) for choice in found.sites)
+    back = [choice.site for choice in plan.sites if choice.site not in found.structures]
+    assert all(any(name in note for note in found.notes) for name in back)
     return set(found.structures)
 
 
