@@ -27,8 +27,10 @@ from kronexport.records import ModelFigures, Plan, ProgressCallback, Speedup, St
 REHEARSAL: Final = Timing(seconds=3.0, rounds=15, warmup_seconds=0.5)
 """How long a network is timed: less than the finished one."""
 
-_SIDE_BY_SIDE: Final = 6
-"""Networks that are loaded at once beside the planned one."""
+SIDE_BY_SIDE: Final = 6
+"""Networks that are loaded at once beside the planned one, if they are small."""
+LOADED_BYTES: Final = 512 * 1024**2
+"""Of their files: a runtime may take twice that."""
 
 _DENSE, _PLANNED = "dense", "planned"
 
@@ -91,13 +93,14 @@ class Rehearsal:
             KronexportError: as ``bench_models``.
         """
         found: list[Speedup] = []
-        for start in range(0, len(others), _SIDE_BY_SIDE):
-            self.progress("rehearse", start, len(others))
-            batch = others[start : start + _SIDE_BY_SIDE]
+        while len(found) < len(others):
+            self.progress("rehearse", len(found), len(others))
             with tempfile.TemporaryDirectory(prefix="kronexport-rehearsal-") as folder:
-                paths = {str(index): self._written(one, Path(folder)) for index, one in enumerate([plan, *batch])}
-                speedups = self._timed(paths).speedups
-            found += [speedups[str(index + 1)] for index in range(len(batch))]
+                first = self._written(plan, Path(folder))
+                most = max(1, min(SIDE_BY_SIDE, LOADED_BYTES // first.stat().st_size))
+                paths = [first, *(self._written(one, Path(folder)) for one in others[len(found) :][:most])]
+                speedups = self._timed({path.name: path for path in paths}).speedups
+            found += [speedups[path.name] for path in paths[1:]]
         return found
 
     def _timed(self, paths: Mapping[str, Path]) -> BenchResult:

@@ -8,6 +8,7 @@ from kronexport.factorize.cp import cp_structure
 from kronexport.factorize.gkpd import gkpd_structure
 from kronexport.lower.forms import DENSE
 from kronexport.measure.setting import Setting, Timing
+from kronexport.plan import rehearsal
 from kronexport.plan.rehearsal import Rehearsal, noise_network
 from kronexport.records import InputSpec, Plan, SitePlan, Structure, silent
 
@@ -15,7 +16,7 @@ PAIR = gkpd_structure((16, 1, 1, 1), (1, 16, 3, 3), 2)
 
 
 @pytest.fixture
-def rehearsal() -> Rehearsal:
+def rehearser() -> Rehearsal:
     module = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1)).eval()
     setting = Setting("onnxruntime", 1, InputSpec("input", (1, 16, 24, 24)))
     return Rehearsal(module, 17, setting, Timing(0.05, 5, 0.0), silent)
@@ -26,21 +27,25 @@ def plan(lowering: str) -> Plan:
     return Plan("cpu", (SitePlan("0", PAIR, lowering, 336, 320 * 576, 0.5), dense), "measured")
 
 
-def test_both_networks_are_timed(rehearsal: Rehearsal) -> None:
+def test_both_networks_are_timed(rehearser: Rehearsal) -> None:
     """The planned one stores fewer weights; memory is measured when it is asked for."""
-    found = rehearsal.against_dense(plan("grouped-2-1"), memory=True)
+    found = rehearser.against_dense(plan("grouped-2-1"), memory=True)
     assert found.planned.bytes < found.dense.bytes
     assert found.dense.latency_ms is not None
     assert found.planned.latency_ms is not None
     assert found.speedup.median > 0
     assert found.planned.peak_memory_bytes
-    assert rehearsal.against_dense(plan("grouped-2-1"), memory=False).planned.peak_memory_bytes is None
+    assert rehearser.against_dense(plan("grouped-2-1"), memory=False).planned.peak_memory_bytes is None
 
 
-def test_every_plan_is_compared_with_the_first(rehearsal: Rehearsal) -> None:
-    """Also more than are loaded at once, and forms of one structure."""
+@pytest.mark.parametrize("most", [rehearsal.LOADED_BYTES, 1])
+def test_every_plan_is_compared_with_the_first(
+    rehearser: Rehearsal, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also more than are loaded at once, and forms of one structure; large networks one by one."""
+    monkeypatch.setattr(rehearsal, "LOADED_BYTES", most)
     others = [plan(name) for name in (DENSE, "grouped-1-2", "folded-1-2", "grouped-2-1")] * 2
-    speedups = rehearsal.against(plan("grouped-2-1"), others)
+    speedups = rehearser.against(plan("grouped-2-1"), others)
     assert len(speedups) == len(others)
     assert all(speedup.median > 0 for speedup in speedups)
 
