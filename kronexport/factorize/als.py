@@ -30,6 +30,9 @@ from kronexport.factorize.other_factors import OtherFactors
 from kronexport.records import Structure
 
 MAX_SWEEPS = 60
+_LEAST_SWEEPS = 2
+_WORK_LIMIT = 6e11
+"""Multiplications of all sweeps together, beyond which there are fewer: later sweeps gain little."""
 TOLERANCE = 1e-3
 """What a sweep must gain, where the caller does not say."""
 _CG_STEPS = 10
@@ -85,7 +88,8 @@ def alternate(start: KroneckerNetwork, error: OutputError, tolerance: float = TO
     factors = best = [torch.from_numpy(factor).to(dtype) for factor in start.factors]
     frames = [_Frame(start.structure, k, error) for k in range(len(factors))]
     rounding = _ROUNDING * torch.finfo(dtype).eps * float(error.rows @ error.energy)
-    for _ in range(MAX_SWEEPS):
+    most = _WORK_LIMIT / sum(frame.work for frame in frames)
+    for _ in range(int(min(MAX_SWEEPS, max(_LEAST_SWEEPS, most)))):
         if least <= rounding:
             break
         reached = least
@@ -184,14 +188,30 @@ class _Frame:
             lambda x: _kronecker_solve(x, lowers) / scale,
         )
 
+    @property
+    def work(self) -> float:
+        """Multiplications of one ``solve``, about."""
+        if self._m == 1:
+            return float(self._f * self._g * self._d * (self._d + self._r))
+        return self._written_cost if self._writes_out() else self._by_weight_cost
+
     def _writes_out(self) -> bool:
         """Whether N as a matrix is small, or cheaper than products by way of the weight, by their multiplications."""
-        f, g, d, m, r = self._f, self._g, self._d, self._m, self._r
-        unknowns, filters, columns = d * r, f * g, d * m
-        written = min(self._pairs_cost, self._filters_cost) + unknowns**3 / 3 + 5 * unknowns**2 * f
-        by_weight = _CG_STEPS * filters * columns * (columns + 2 * r)
         always, most = _DIRECT_LIMITS
-        return unknowns <= always or (unknowns <= most and written < by_weight)
+        unknowns = self._d * self._r
+        return unknowns <= always or (unknowns <= most and self._written_cost < self._by_weight_cost)
+
+    @property
+    def _written_cost(self) -> float:
+        """Multiplications to write N out, to factorize it and to solve with it."""
+        unknowns = self._d * self._r
+        return min(self._pairs_cost, self._filters_cost) + unknowns**3 / 3 + 5 * unknowns**2 * self._f
+
+    @property
+    def _by_weight_cost(self) -> float:
+        """Multiplications of conjugate gradients by way of the weight."""
+        filters, columns = self._f * self._g, self._d * self._m
+        return float(_CG_STEPS * filters * columns * (columns + 2 * self._r))
 
     @property
     def _pairs_cost(self) -> int:

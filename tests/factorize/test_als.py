@@ -12,6 +12,7 @@ from scipy.linalg import block_diag
 from kronexport.factorize import als, fitting, other_factors
 from kronexport.factorize.als import OutputError, alternate, dense_rows
 from kronexport.factorize.cp import cp_structure
+from kronexport.factorize.decompose import decompose
 from kronexport.factorize.gkpd import gkpd, gkpd_structure
 from kronexport.factorize.network import KroneckerNetwork
 from kronexport.records import FactorShape, Structure
@@ -213,3 +214,17 @@ def test_moments_that_rounding_left_indefinite_are_fitted(structure: Structure) 
     error = OutputError(gram[None], weight @ gram, energy, torch.ones(filters))
     start = error(dense_rows(network, torch.float32))
     assert error(dense_rows(alternate(network, error), torch.float32)) < start
+
+
+def test_large_layers_are_swept_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a fit that would take too long the first sweeps are done, and improve it all the same."""
+    structure = cp_structure([(16, 1, 1, 1), (1, 1, 3, 3), (1, 16, 1, 1)], (12,))
+    weight = np.random.default_rng(0).standard_normal(structure.weight_shape)
+    rows = torch.ones(len(weight), dtype=torch.float64)
+    error = patches_of(weight, 0, 600, noise=0.1, groups=1).error(rows)
+    start = decompose(weight, structure)
+    long = alternate(start, error, tolerance=0.0)
+    monkeypatch.setattr(als, "_WORK_LIMIT", 1.0)
+    short = alternate(start, error, tolerance=0.0)
+    before, after_two, at_end = (error(dense_rows(network, error.gram.dtype)) for network in (start, short, long))
+    assert before > after_two > at_end
