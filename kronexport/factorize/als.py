@@ -31,7 +31,7 @@ from kronexport.records import Structure
 
 MAX_SWEEPS = 60
 _LEAST_SWEEPS = 2
-_WORK_LIMIT = 6e11
+_WORK_LIMIT = 2e11
 """Multiplications of all sweeps together, beyond which there are fewer: later sweeps gain little."""
 TOLERANCE = 1e-3
 """What a sweep must gain, where the caller does not say."""
