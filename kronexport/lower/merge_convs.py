@@ -99,7 +99,7 @@ def _read(node: ir.Node) -> _Conv | None:
 
 def _is_one_conv(first: _Conv, second: _Conv) -> bool:
     """Whether the two, one behind the other, are a single Conv."""
-    padded_bias = any(second.pads) and bool(first.bias.any())
+    padded_bias = any(second.pads) and first.bias.any()
     return second.is_pointwise or (first.is_pointwise and first.strides == (1, 1) and not padded_bias)
 
 
@@ -116,7 +116,7 @@ def _merged_weight(first: _Conv, second: _Conv) -> NDArray[np.float64]:
 def _pays(first: _Conv, second: _Conv) -> bool:
     """Whether one Conv has fewer MACs than both and no more weights."""
     kernel = first.weight.shape[2:] if second.is_pointwise else second.weight.shape[2:]
-    size = second.weight.shape[0] * first.weight.shape[1] * math.prod(kernel)
+    size: int = second.weight.shape[0] * first.weight.shape[1] * math.prod(kernel)
     between, output = static_shape(first.node.outputs[0]), static_shape(second.node.outputs[0])
     if between is None or output is None:
         return False
