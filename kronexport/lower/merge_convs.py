@@ -72,9 +72,9 @@ def _merge_with_producer(node: ir.Node) -> bool:
     first, second = _read(producer), _read(node)
     if first is None or second is None or first.group != second.group:
         return False
-    if not _is_one_conv(first, second) or not _pays(first, second):
-        return False
     weight = _merged_weight(first, second)
+    if weight is None or not _pays(first, second, weight):
+        return False
     bias = second.bias + np.einsum("gfmij,gm->gf", second.grouped, first.bias.reshape(first.group, -1)).ravel()
     _replace(first, second, weight, bias)
     return True
@@ -97,32 +97,26 @@ def _read(node: ir.Node) -> _Conv | None:
     )
 
 
-def _is_one_conv(first: _Conv, second: _Conv) -> bool:
-    """Whether the two, one behind the other, are a single Conv."""
-    padded_bias = any(second.pads) and first.bias.any()
-    return second.is_pointwise or (first.is_pointwise and first.strides == (1, 1) and not padded_bias)
-
-
-def _merged_weight(first: _Conv, second: _Conv) -> NDArray[np.float64]:
-    """[F2, C1 / group, kh, kw] of the single Conv."""
+def _merged_weight(first: _Conv, second: _Conv) -> NDArray[np.float64] | None:
+    """[F2, C1 / group, kh, kw], or None if the two are no one Conv."""
     weight: NDArray[np.float64]
     if second.is_pointwise:
-        weight = np.einsum("gfm,gmcij->gfcij", second.grouped[..., 0, 0], first.grouped, optimize=True)
+        weight = np.einsum("gfm,gmcij->gfcij", second.grouped[..., 0, 0], first.grouped)
+    elif first.is_pointwise and first.strides == (1, 1) and not (any(second.pads) and first.bias.any()):
+        weight = np.einsum("gfmij,gmc->gfcij", second.grouped, first.grouped[..., 0, 0])
     else:
-        weight = np.einsum("gfmij,gmc->gfcij", second.grouped, first.grouped[..., 0, 0], optimize=True)
+        return None
     return weight.reshape(-1, *weight.shape[2:])
 
 
-def _pays(first: _Conv, second: _Conv) -> bool:
+def _pays(first: _Conv, second: _Conv, weight: NDArray[np.float64]) -> bool:
     """Whether one Conv has fewer MACs than both and no more weights."""
-    kernel = first.weight.shape[2:] if second.is_pointwise else second.weight.shape[2:]
-    size: int = second.weight.shape[0] * first.weight.shape[1] * math.prod(kernel)
     between, output = static_shape(first.node.outputs[0]), static_shape(second.node.outputs[0])
     if between is None or output is None:
         return False
     pixels = math.prod(between[2:]), math.prod(output[2:])
     before = pixels[0] * first.weight.size + pixels[1] * second.weight.size
-    return pixels[1] * size < before and size <= first.weight.size + second.weight.size
+    return pixels[1] * weight.size < before and weight.size <= first.weight.size + second.weight.size
 
 
 def _replace(first: _Conv, second: _Conv, weight: NDArray[np.float64], bias: NDArray[np.float64]) -> None:
