@@ -92,7 +92,7 @@ def scan_stage(project: Project, fixed: Collection[str]) -> ErrorScan:
 
 
 def compress_stage(job: Job, plan: Plan, dense: Network, outputs: Sequence[str]) -> Network:
-    """The network of ``plan``; where accuracy is all that is asked for, the fastest that keeps it.
+    """The network of ``plan``; where accuracy is all that is asked for, the one of most error that keeps it.
 
     Raises:
         GoalError: no plan meets the goals.

@@ -12,6 +12,7 @@ from kronexport.export.operator import conv_attributes
 from kronexport.factorize.network import KroneckerNetwork
 from kronexport.lower.axes import BATCH_AXIS, factor_axes
 from kronexport.lower.forms import Form, Step
+from kronexport.lower.graph_edit import SITE_MARK
 from kronexport.lower.layouts import Axes
 from kronexport.lower.merge import merged_network
 from kronexport.records import Pair
@@ -153,6 +154,9 @@ class Emitter:
         }
         output = self.tape.op(op_type, inputs, typed, name=name)
         output.name = f"{name}.out"
+        node = output.producer()
+        assert node is not None  # noqa: S101  for the type checker
+        node.meta[SITE_MARK] = True
         output.type = ir.TensorType(ir.DataType.from_numpy(self.dtype))
         if shape is not None:
             output.shape = ir.Shape([None if size == -1 else size for size in shape])

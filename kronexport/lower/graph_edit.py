@@ -10,6 +10,10 @@ from numpy.typing import NDArray
 # --- read -----------------------------------------------------------------------------------------------------
 
 
+SITE_MARK = "kronexport.site"
+"""In the ``meta`` of a node, which is not written to files: it stands for a factorized layer."""
+
+
 def input_of(node: ir.Node, index: int) -> ir.Value | None:
     """Input ``index``, or None if it is left out."""
     return node.inputs[index] if index < len(node.inputs) else None

@@ -19,6 +19,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from kronexport.lower.graph_edit import (
+    SITE_MARK,
     add_constant,
     constant_array,
     graph_of,
@@ -56,6 +57,7 @@ class _Conv:
 class MergeConvs(ir.passes.InPlacePass):
     """Merges pairs of Convs, from the inputs on, whose values between nothing else reads; equal outputs up to rounding.
 
+    One of the two is a site's: what the dense network has too is left alone, so that its MACs stay those surveyed.
     Requires static shapes. Convs of other ranks than 2-D images, or with computed weights, stay.
     """
 
@@ -67,16 +69,14 @@ class MergeConvs(ir.passes.InPlacePass):
 def _merge_with_producer(node: ir.Node) -> bool:
     between = node.inputs[0]
     producer = None if between is None or only_reader(between) is None else between.producer()
-    if producer is None or producer.op_type != "Conv":
+    if producer is None or producer.op_type != "Conv" or not (SITE_MARK in producer.meta or SITE_MARK in node.meta):
         return False
     first, second = _read(producer), _read(node)
     if first is None or second is None or first.group != second.group:
         return False
-    weight = _merged_weight(first, second)
-    if weight is None or not _pays(first, second, weight):
+    if not _is_one_conv(first, second) or not _pays(first, second):
         return False
-    bias = second.bias + np.einsum("gfmij,gm->gf", second.grouped, first.bias.reshape(first.group, -1)).ravel()
-    _replace(first, second, weight, bias)
+    _replace(first, second)
     return True
 
 
@@ -97,29 +97,37 @@ def _read(node: ir.Node) -> _Conv | None:
     )
 
 
-def _merged_weight(first: _Conv, second: _Conv) -> NDArray[np.float64] | None:
-    """[F2, C1 / group, kh, kw], or None if the two are no one Conv."""
-    weight: NDArray[np.float64]
-    if second.is_pointwise:
-        weight = np.einsum("gfm,gmcij->gfcij", second.grouped[..., 0, 0], first.grouped)
-    elif first.is_pointwise and first.strides == (1, 1) and not (any(second.pads) and first.bias.any()):
-        weight = np.einsum("gfmij,gmc->gfcij", second.grouped, first.grouped[..., 0, 0])
-    else:
-        return None
-    return weight.reshape(-1, *weight.shape[2:])
+def _is_one_conv(first: _Conv, second: _Conv) -> bool:
+    """Whether the two, one behind the other, are a single Conv."""
+    padded_bias = any(second.pads) and first.bias.any()
+    return second.is_pointwise or (first.is_pointwise and first.strides == (1, 1) and not padded_bias)
 
 
-def _pays(first: _Conv, second: _Conv, weight: NDArray[np.float64]) -> bool:
+def _pays(first: _Conv, second: _Conv) -> bool:
     """Whether one Conv has fewer MACs than both and no more weights."""
+    kernel = first.weight.shape[2:] if second.is_pointwise else second.weight.shape[2:]
+    size: int = second.weight.shape[0] * first.weight.shape[1] * math.prod(kernel)
     between, output = static_shape(first.node.outputs[0]), static_shape(second.node.outputs[0])
     if between is None or output is None:
         return False
     pixels = math.prod(between[2:]), math.prod(output[2:])
     before = pixels[0] * first.weight.size + pixels[1] * second.weight.size
-    return pixels[1] * weight.size < before and weight.size <= first.weight.size + second.weight.size
+    return pixels[1] * size < before and size <= first.weight.size + second.weight.size
 
 
-def _replace(first: _Conv, second: _Conv, weight: NDArray[np.float64], bias: NDArray[np.float64]) -> None:
+def _merged_weight(first: _Conv, second: _Conv) -> NDArray[np.float64]:
+    """[F2, C1 / group, kh, kw] of the single Conv."""
+    weight: NDArray[np.float64]
+    if second.is_pointwise:
+        weight = np.einsum("gfm,gmcij->gfcij", second.grouped[..., 0, 0], first.grouped, optimize=True)
+    else:
+        weight = np.einsum("gfmij,gmc->gfcij", second.grouped, first.grouped[..., 0, 0], optimize=True)
+    return weight.reshape(-1, *weight.shape[2:])
+
+
+def _replace(first: _Conv, second: _Conv) -> None:
+    weight = _merged_weight(first, second)
+    bias = second.bias + np.einsum("gfmij,gm->gf", second.grouped, first.bias.reshape(first.group, -1)).ravel()
     node, wide = second.node, first if second.is_pointwise else second
     dtype = second.weight.dtype
     inputs = [first.node.inputs[0], add_constant(node, "weight", weight.astype(dtype))]
@@ -128,6 +136,7 @@ def _replace(first: _Conv, second: _Conv, weight: NDArray[np.float64], bias: NDA
     strides = [a * b for a, b in zip(first.strides, second.strides, strict=True)]
     tape = ir.tape.Tape()
     tape.op("Conv", inputs, {**wide.node.attributes, "strides": ir.AttrInt64s("strides", strides)})
+    tape.nodes[-1].meta[SITE_MARK] = True
     graph = graph_of(node)
     replace(node, tape)
     graph.remove(first.node, safe=True)

@@ -4,6 +4,7 @@ Order matters: a shuffle that is gone brings Convs together, and what is left of
 """
 
 import onnx_ir as ir
+from onnx_ir.passes.common import IdentityEliminationPass
 
 from kronexport.lower.absorb_shuffles import AbsorbShuffles
 from kronexport.lower.cleanup import clean_up
@@ -17,5 +18,10 @@ def peephole(model: ir.Model) -> ir.Model:
     Nothing is done where shapes are unknown or dynamic. There are never more Transposes or MACs than before, nor more
     weights, but that of two layers that share one each may come to need its own.
     """
-    result = ir.passes.Sequential(AbsorbShuffles(), MergeConvs(), RaiseActivations())(model)
+    result = ir.passes.Sequential(
+        AbsorbShuffles(),
+        IdentityEliminationPass(),  # what a shuffle that is gone leaves, and behind which no Conv is seen
+        MergeConvs(),
+        RaiseActivations(),
+    )(model)
     return clean_up(result.model) if result.modified else result.model

@@ -4,6 +4,7 @@ minimize   sum of cubed relative weight errors (docs/decisions/0004)
 subject to sums of params, MACs, stored weights and estimated seconds within what the goals allow, one candidate a site
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -102,10 +103,12 @@ def choose(
         with suppress(GoalError):
             best = solve(options, limits)
             return _fastest_near(options, limits, best, slack) if slack else best
-    # the sites' seconds only steer: whether a goal on latency is met, the network says (in_context.py)
-    firm = {name: limit for name, limit in limits.items() if name != "seconds"}
+    # what steers is no goal: whether one on latency or memory is met, the network says (in_context.py)
+    firm = _goal_limits(survey, goals, candidates, steering)
+    firm.pop("seconds", None)
+    steered = [name for name in ("seconds", *steering.shares) if name in limits]
     try:
-        return solve(candidates, firm, minimize="seconds" if "seconds" in limits else "cubed_error")
+        return solve(candidates, firm, minimize=steered[0] if steered else "cubed_error")
     except GoalError as error:
         raise GoalError(_reachable_together(survey, candidates, firm)) from error
 
@@ -159,16 +162,30 @@ def plan_of(survey: Survey, chosen: Sequence[Candidate], profile: TargetProfile,
 def _limits(
     survey: Survey, goals: Sequence[Goal], candidates: Sequence[Sequence[Candidate]], steering: Steering
 ) -> dict[str, float]:
-    """What the sites together may need of each figure that is bounded; dense bounds params and MACs in any case.
+    """What the sites together may need of each figure that a goal or the steering bounds."""
+    limits = _goal_limits(survey, goals, candidates, steering)
+    if "weights" in steering.shares:  # beside a goal on size the tighter one counts
+        by_share = _limits_by_share(candidates, steering.shares)
+        return limits | by_share | {"weights": min(by_share["weights"], limits.get("weights", math.inf))}
+    return limits | _limits_by_share(candidates, steering.shares)
 
-    Where neither a goal nor the steering bounds anything, the default goal does.
+
+def _goal_limits(
+    survey: Survey, goals: Sequence[Goal], candidates: Sequence[Sequence[Candidate]], steering: Steering
+) -> dict[str, float]:
+    """What goals leave the sites together; dense bounds params and MACs in any case.
+
+    Where neither a goal nor the steering bounds anything, the default goal does, as far as the sites can meet it.
     """
-    if steering == GOALS_ALONE and not any(goal.name in _BOUNDING for goal in goals):
+    implied = steering == GOALS_ALONE and not any(goal.name in _BOUNDING for goal in goals)
+    if implied:
         goals = [parse_goal(text) for text in DEFAULT_GOALS]
     limits: dict[str, float] = {
         "params": budget(goals, "params", survey.params) - _fixed(survey, "params"),
         "macs": budget(goals, "macs", survey.macs) - _fixed(survey, "macs"),
     }
+    if implied:
+        limits["macs"] = max(limits["macs"], _sum_of_least(candidates, "macs"))
     sizes = [
         goal.number * (survey.params if goal.scale is None else goal.scale / FLOAT_BYTES)
         for goal in goals
@@ -184,7 +201,7 @@ def _limits(
     ]
     if times:
         limits["seconds"] = max(min(times), _sum_of_least(candidates, "seconds"))
-    return limits | _limits_by_share(candidates, steering.shares)
+    return limits
 
 
 def _limits_by_share(candidates: Sequence[Sequence[Candidate]], shares: Mapping[str, float]) -> dict[str, float]:
@@ -220,6 +237,8 @@ def solve(
     Raises:
         GoalError: no combination is within all limits.
     """
+    if any(limit <= 0 for limit in limits.values()):
+        raise GoalError(f"--goal: no choice is within all limits ({dict(limits)})")
     flat = [candidate for options in candidates for candidate in options]
     site_of = np.repeat(np.arange(len(candidates)), [len(options) for options in candidates])
     one_each = sparse.csr_array((np.ones(len(flat)), (site_of, np.arange(len(flat)))))

@@ -46,10 +46,6 @@ class CostModel:
     note: str
 
 
-CostModels = Callable[[TargetProfile], CostModel]
-"""The cost model of each target."""
-
-
 @dataclass(frozen=True, slots=True)
 class Agreement:
     """How well seconds rank forms: Spearman's rank correlation with what was measured.

@@ -76,7 +76,7 @@ class _Dial:
     share: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.share = min((AIM * goal.number for goal in self.goals if goal.scale is None), default=1.0)
+        self.share = min([1.0, *(AIM * goal.number for goal in self.goals if goal.scale is None)])
 
     @property
     def is_settled(self) -> bool:

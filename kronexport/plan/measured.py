@@ -61,7 +61,8 @@ def measured_plan(
     Raises:
         GoalError: no choice meets the goals on params, MACs and size; the message says the least that is reachable.
     """
-    choose(survey, [menu.options for menu in menus], goals)  # out of reach: refused before anything is timed
+    # goals out of reach are refused before anything is timed
+    choose(survey, [menu.options for menu in menus], goals, steering=steering)
     if any(undone := [menu.untimed_dense() for menu in menus]):
         _time(menus, undone, clock)
     for _ in range(ROUNDS):

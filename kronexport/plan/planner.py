@@ -1,10 +1,12 @@
 """The stage ``plan``: what becomes of every site on one target, by goals or by the user's own plan."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from kronexport.backends.profile import TargetProfile
+from kronexport.errors import KronexportError
 from kronexport.factorize.scan import ErrorScan
 from kronexport.plan.accuracy import accuracy_alone
 from kronexport.plan.candidates import all_candidates
@@ -19,7 +21,9 @@ from kronexport.plan.pareto import pareto_front
 from kronexport.plan.rehearsal import Rehearsal
 from kronexport.records import ParetoPoint, Plan, ProgressCallback, Structure, Survey
 
-_IN_CONTEXT = ("size", "memory")
+log = logging.getLogger("kronexport")
+
+_IN_CONTEXT = ("latency", "size", "memory")
 """Goals of which only a rehearsal says what a layer that goes back to dense does to them."""
 
 
@@ -96,7 +100,8 @@ class Planner:
             return plan_around(self.survey, self.fixed, goals, profile, make=make, form_of=form_of)
 
         if not goals:
-            return plan_at(GOALS_ALONE)
+            plan = plan_at(GOALS_ALONE)
+            return replace(plan, basis="measured") if instruments and self.fixed else plan
         if error is not None:
             plan = plan_at(Steering(error=error))
         elif instruments is None:
@@ -135,14 +140,22 @@ class Planner:
                 for name in ("params", "macs")
             )
 
-        def meets(one: Plan) -> bool:
-            if not in_context:
-                return True
+        def met(one: Plan) -> list[bool]:
             found = rehearsal.against_dense(one, memory=any(goal.name == "memory" for goal in in_context))
-            return all(judge(goal, found.dense, found.planned, found.speedup).met is not False for goal in in_context)
+            return [judge(goal, found.dense, found.planned, found.speedup).met is not False for goal in in_context]
+
+        def meets(one: Plan) -> bool:
+            """Whatever the plan meets; what it misses it may go on to miss."""
+            return not in_context or all(now or not before for now, before in zip(met(one), met(plan), strict=True))
 
         sites = [site for site in self.survey.sites if site.name not in self.fixed]
-        return guarded_plan(plan, sites, allowed, meets, rehearsal)
+        try:
+            return guarded_plan(plan, sites, allowed, meets, rehearsal)
+        except KronexportError as error:
+            if type(error) is not KronexportError:  # the user's to mend
+                raise
+            log.warning("layers that may not pay are kept, since the networks could not be timed: %s", error)
+            return plan
 
 
 def _whole(survey: Survey, plan: Plan, name: str) -> int:

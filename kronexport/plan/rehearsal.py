@@ -75,7 +75,8 @@ class Rehearsal:
             timed = self._timed(paths)
             peaks: dict[str, int | None] = {_DENSE: None, _PLANNED: None}
             if memory:
-                self._memory.setdefault(_DENSE, measure_memory(paths[_DENSE], self.setting).peak_memory_bytes)
+                if _DENSE not in self._memory:
+                    self._memory[_DENSE] = measure_memory(paths[_DENSE], self.setting).peak_memory_bytes
                 peaks = {
                     _DENSE: self._memory[_DENSE],
                     _PLANNED: measure_memory(paths[_PLANNED], self.setting).peak_memory_bytes,

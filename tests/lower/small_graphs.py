@@ -11,13 +11,16 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx_ir.passes.common import ShapeInferencePass
 
-from kronexport.lower.graph_edit import static_shape
+from kronexport.lower.graph_edit import SITE_MARK, static_shape
 
 TOLERANCE = 1e-5
 
 
 def graph(signature: str, body: str, constants: Mapping[str, NDArray[Any]]) -> ir.Model:
-    """A model of opset 18 with all its shapes: ``signature`` such as ``float[1,4,3,3] x => float[1,4,3,3] y``."""
+    """A model of opset 18 with all its shapes, as if every node were a factorized layer's.
+
+    ``signature`` is such as ``float[1,4,3,3] x => float[1,4,3,3] y``.
+    """
     inputs, _, outputs = signature.partition("=>")
     text = f'<ir_version: 8, opset_import: ["" : 18]> small ({inputs}) => ({outputs}) {{ {body} }}'
     tensors = [ir.tensor(np.array(array), name=name) for name, array in constants.items()]
@@ -25,6 +28,8 @@ def graph(signature: str, body: str, constants: Mapping[str, NDArray[Any]]) -> i
     for value, tensor in zip(model.graph.initializers.values(), tensors, strict=True):
         value.shape, value.dtype = ir.Shape(constants[str(value.name)].shape), tensor.dtype
     ShapeInferencePass(strict_mode=True)(model)
+    for node in model.graph:
+        node.meta[SITE_MARK] = True
     return model
 
 

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from kronexport.lower.graph_edit import SITE_MARK
 from kronexport.lower.macs import count_macs
 from kronexport.lower.merge_convs import MergeConvs
 from tests.lower.small_graphs import floats, graph, operators_after
@@ -43,6 +44,18 @@ def test_two_pointwise_convs_that_widen_between_become_one(biases: str) -> None:
 def test_two_pointwise_convs_that_narrow_between_stay() -> None:
     """One Conv would need more MACs."""
     assert operators_after(pair(floats(2, 9, 1, 1), floats(9, 2, 1, 1)), MergeConvs()) == TWO
+
+
+def test_what_the_dense_network_has_too_is_left_alone() -> None:
+    """Its MACs stay those surveyed; one Conv of a site is enough, and what becomes of it counts as one."""
+    model = pair(floats(8, 3, 1, 1), floats(4, 8, 1, 1))
+    for node in model.graph:
+        node.meta.pop(SITE_MARK, None)
+    assert operators_after(model.clone(), MergeConvs()) == TWO
+    last = next(node for node in model.graph if node.outputs[0].is_graph_output())
+    last.meta[SITE_MARK] = True
+    assert operators_after(model, MergeConvs()) == ONE
+    assert all(SITE_MARK in node.meta for node in model.graph if node.op_type == "Conv")
 
 
 def test_a_stride_on_the_second_can_make_it_pay() -> None:

@@ -15,7 +15,7 @@ from kronexport.factorize.network import relative_error
 from kronexport.factorize.scan import ErrorScan
 from kronexport.lower.forms import generate_forms
 from kronexport.plan.candidates import Candidate, all_candidates
-from kronexport.plan.choose import choose, dense_plan, make_plan, solve
+from kronexport.plan.choose import Steering, choose, dense_plan, make_plan, solve
 from kronexport.plan.cost_model import roofline_model
 from kronexport.plan.goals import parse_goal
 from kronexport.plan.plan_file import plan_toml
@@ -292,3 +292,30 @@ def test_slack_takes_nothing_from_a_network_that_may_stay_dense(
 ) -> None:
     candidates = all_candidates(survey.sites, ErrorScan(weights), roofline_model(profile), quiet)
     assert all(pick.structure is None for pick in choose(survey, candidates, [parse_goal("macs<=1")], 0.05))
+
+
+@pytest.mark.parametrize("goal", ["accuracy_drop<=1", "memory<=0.9"])
+def test_the_default_goal_is_met_as_far_as_the_sites_can(
+    survey: Survey, weights: dict[str, np.ndarray], profile: TargetProfile, goal: str
+) -> None:
+    """Nobody gave it: where most of the network is no site it refuses nothing."""
+    large = replace(survey, macs=survey.macs * 10, params=survey.params * 10)
+    plan = make_plan(large, ErrorScan(weights), [parse_goal(goal)], profile, quiet)
+    assert all(choice.structure for choice in plan.sites)
+
+
+def test_what_steers_refuses_nothing() -> None:
+    """A bound on memory that the goal on MACs excludes is approached."""
+    dense = site("conv", 16, 16)
+    one = Survey((dense,), (), dense.params + 1000, dense.macs + 1000)
+    lean = Candidate(PAIR, "grouped-1-2", 10, 10_000, 900, 0.1, 1.0, pays=True)
+    small = Candidate(PAIR, "grouped-2-1", 10, 100_000, 10, 0.1, 1.0, pays=True)
+    left = Candidate(None, "dense", dense.params, dense.macs, dense.params, 0.0, 2.0, pays=True)
+    goals = [parse_goal("macs<=20k"), parse_goal("memory<=0.1")]
+    assert choose(one, [[left, lean, small]], goals, steering=Steering({"weights": 0.05})) == [lean]
+
+
+def test_a_limit_of_nothing_is_refused() -> None:
+    options = [Candidate(None, "dense", 1, 1, 1, 0.0, 0.0, pays=True)]
+    with pytest.raises(GoalError, match="no choice is within all limits"):
+        solve([options], {"macs": -5.0})

@@ -105,3 +105,10 @@ def test_memory_that_cannot_be_measured_turns_no_knob() -> None:
     rehearsal = Doubled(lambda macs: macs / 1000)
     assert tuned(rehearsal, PlanAt(), "memory<=0.5") == 490
     assert rehearsal.rehearsed == 1
+
+
+@pytest.mark.parametrize("goals", [("latency<=1.5", "latency<=5ms"), ("latency<=3",)])
+def test_a_ratio_above_dense_begins_with_dense(goals: tuple[str, ...]) -> None:
+    """The tighter goal decides; where there is none, dense stays."""
+    macs = tuned(Doubled(lambda macs: macs / 1000), PlanAt(), *goals)
+    assert macs == 1000 if len(goals) == 1 else 480 <= macs <= 500
