@@ -86,7 +86,7 @@ class Bounds:
 def bounds_of(work: Work, machine: Machine) -> Bounds:
     """Of one inference on ``machine``."""
     return Bounds(
-        computing=sum(conv.macs for conv in work.convs) / machine.macs,
+        computing=float(work.macs / machine.macs),
         moving=bytes_moved(work) / machine.bytes,
         starting=operators(work) * machine.start,
     )
@@ -94,7 +94,7 @@ def bounds_of(work: Work, machine: Machine) -> Bounds:
 
 def bytes_moved(work: Work) -> int:
     """What Convs and Transposes read and write."""
-    return FLOAT_BYTES * (sum(conv.moved for conv in work.convs) + 2 * sum(work.transposes))
+    return int(FLOAT_BYTES * (sum(conv.moved for conv in work.convs) + 2 * sum(work.transposes)))
 
 
 def operators(work: Work) -> int:

@@ -1,7 +1,7 @@
 """What was computed once and is kept for the next run, by the hash of what it was computed from.
 
 One subfolder a kind of result, below ``$KRONEXPORT_CACHE`` if that is set, else where the system keeps the caches of
-programs: one .npz a result, but for times, which are all in one file (``measure.store``). A cache fails no run: what
+programs: one file a result, but for times, which are all in one file (``measure.store``). A cache fails no run: what
 cannot be read is computed again, what cannot be written is told once.
 """
 
@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -22,14 +23,18 @@ from kronexport.files import TEMP_PREFIX, write_bytes_aside
 
 log = logging.getLogger("kronexport")
 
-Kind = Literal["scan"]
+Kind = Literal["scan", "candidates"]
 """A subfolder with a file a result."""
+
+_SUFFIXES: dict[Kind, str] = {"scan": ".npz", "candidates": ".json"}
 
 _DIGEST_BYTES = 20
 _STORE_FOLDER, _STORE_FILE = "measure", "times.sqlite"
 _OURS = {
-    "scan": re.compile(rf"({re.escape(TEMP_PREFIX)}[0-9a-f]+-)?[0-9a-f]{{{2 * _DIGEST_BYTES}}}\.npz"),
     _STORE_FOLDER: re.compile(rf"{re.escape(_STORE_FILE)}(\.lock|\.aside-[0-9a-f]+)?(-wal|-shm|-journal)?"),
+} | {
+    kind: re.compile(rf"({re.escape(TEMP_PREFIX)}[0-9a-f]+-)?[0-9a-f]{{{2 * _DIGEST_BYTES}}}{re.escape(suffix)}")
+    for kind, suffix in _SUFFIXES.items()
 }
 """By subfolder the names of what is written there, and of what a run that was killed leaves."""
 
@@ -59,10 +64,17 @@ def content_key(*parts: bytes) -> str:
     return digest.hexdigest()
 
 
+@cache
+def code_key() -> bytes:
+    """The hash of this package's code, for results that much of it has a part in."""
+    files = sorted(Path(__file__).parent.rglob("*.py"))
+    return content_key(*(file.read_bytes() for file in files)).encode()
+
+
 def read_cached(kind: Kind, key: str) -> bytes | None:
     """What is kept under ``key``, None where there is nothing that can be read."""
     try:
-        return (cache_folder() / kind / f"{key}.npz").read_bytes()
+        return _file(kind, key).read_bytes()
     except OSError:
         return None
 
@@ -71,7 +83,7 @@ def write_cached(kind: Kind, key: str, content: bytes) -> None:
     """Keep ``content``, all or nothing; a folder that takes no files is warned of once."""
     folder = cache_folder()
     try:
-        write_bytes_aside(folder / kind / f"{key}.npz", content)
+        write_bytes_aside(_file(kind, key), content)
     except (OSError, KronexportError) as error:
         warn_unwritable(folder, error)
 
@@ -108,6 +120,10 @@ def clean_cache() -> CacheUse:
         with suppress(OSError):  # not there, or it holds what is not ours
             folder.rmdir()
     return removed
+
+
+def _file(kind: Kind, key: str) -> Path:
+    return cache_folder() / kind / f"{key}{_SUFFIXES[kind]}"
 
 
 def _our_files() -> Iterator[Path]:

@@ -90,6 +90,11 @@ class ErrorScan:
                 stopped.set()
                 pool.shutdown(cancel_futures=True)
 
+    def key(self, site: str) -> bytes:
+        """The hash of all that the errors of a site depend on."""
+        versions = repr({method: scanned.version for method, scanned in SCANNED.items()})
+        return content_key(versions.encode(), _described(self._weights[site]), self._weights[site].tobytes()).encode()
+
     def errors(self, site: str, unit: Structure) -> ErrorTable:
         """The error of ``unit`` at all its ranks, up to those that are of any use.
 
@@ -118,7 +123,7 @@ def method_errors(
     units = list(scanned.units(weight.shape))
     if not units:
         return {}
-    key = content_key(repr((method, scanned.version, weight.shape, weight.dtype.str)).encode(), weight.tobytes())
+    key = content_key(repr((method, scanned.version)).encode(), _described(weight), weight.tobytes())
     content = read_cached("scan", key)
     kept = None if content is None else _unpacked(content, [scanned.table_shape(unit) for unit in units])
     if kept is not None:
@@ -126,6 +131,10 @@ def method_errors(
     found = scanned.errors(weight, check)
     write_cached("scan", key, _packed(found))
     return found
+
+
+def _described(weight: NDArray[Any]) -> bytes:
+    return repr((weight.shape, weight.dtype.str)).encode()
 
 
 def _packed(tables: Mapping[Structure, ErrorTable]) -> bytes:

@@ -5,7 +5,7 @@ equally fast at all times, so what is carried over from one batch to another is 
 
     seconds = dense's floor / speed-up        (the median over rounds of dense's fastest inference / the form's)
 
-with dense's floor, the median of these inferences, from the batch in which it was least.
+with dense's floor, the median of these inferences, from the batch that was timed first.
 """
 
 import tempfile

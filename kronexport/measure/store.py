@@ -48,10 +48,9 @@ _TABLES: Final = {
 }
 _KEEP_TIME: Final = """
     INSERT INTO times VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-    ON CONFLICT DO UPDATE SET speedup = excluded.speedup, floor = excluded.floor, p50 = excluded.p50,
-        mean = excluded.mean, std = excluded.std, n = excluded.n, rounds = excluded.rounds, measured = excluded.measured
-    WHERE excluded.floor < floor
+    ON CONFLICT DO NOTHING
 """
+"""The first time of a model stays, so that a plan made again rests on the same times and asks for the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +153,7 @@ class MeasurementStore:
     def keep(self, conditions: Conditions, times: Sequence[StoredTime], failures: Mapping[str, str]) -> None:
         """Add what was measured, all or nothing.
 
-        Of two times of one model against one reference that of the lesser floor stays, for it was disturbed less.
+        Of two times of one model against one reference the first stays.
         """
         self._written(lambda connection: _write(connection, conditions, times, failures))
 

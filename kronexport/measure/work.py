@@ -6,36 +6,52 @@ and a model can be fitted to them without the forms.
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from functools import reduce
+from operator import mul
+from typing import Any, Final, NamedTuple
 
-from kronexport.lower.axes import BATCH_AXIS
-from kronexport.lower.forms import Form
+import numpy as np
+from numpy.typing import NDArray
+
+from kronexport.lower.axes import BATCH_AXIS, rank_axis
+from kronexport.lower.forms import Form, Step
 
 WORK_VERSION: Final = 1
 """To be raised with every change of what a number in ``Work`` means."""
 
 
+Ranks = NDArray[np.int64]
+Count = int | NDArray[Any]
+"""A number, or one for each rank of a ladder."""
+
+
 class ConvWork(NamedTuple):
     """One Conv: channels in each group, ``kernel`` elements, pixels of each image that it reads and writes."""
 
-    images: int
-    groups: int
-    inputs: int
-    outputs: int
-    kernel: int
-    read: int
-    written: int
+    images: Count
+    groups: Count
+    inputs: Count
+    outputs: Count
+    kernel: Count
+    read: Count
+    written: Count
 
     @property
-    def macs(self) -> int:
-        return self.images * self.groups * self.inputs * self.outputs * self.kernel * self.written
+    def weights(self) -> Count:
+        """Elements of its weight as it is stored."""
+        return self.groups * self.inputs * self.outputs * self.kernel
 
     @property
-    def moved(self) -> int:
+    def macs(self) -> Count:
+        return self.images * self.weights * self.written
+
+    @property
+    def moved(self) -> Count:
         """Elements that it reads and writes, its weight included."""
         image = self.inputs * self.read + self.outputs * self.written
-        return self.groups * (self.images * image + self.inputs * self.outputs * self.kernel)
+        return self.groups * self.images * image + self.weights
 
 
 class Work(NamedTuple):
@@ -46,8 +62,17 @@ class Work(NamedTuple):
     """
 
     convs: tuple[ConvWork, ...]
-    transposes: tuple[int, ...] = ()
-    joints: tuple[int, ...] = ()
+    transposes: tuple[Count, ...] = ()
+    joints: tuple[Count, ...] = ()
+
+    @property
+    def macs(self) -> Count:
+        return sum(conv.macs for conv in self.convs)
+
+    @property
+    def weights(self) -> Count:
+        """Elements of all weights as they are stored."""
+        return sum(conv.weights for conv in self.convs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,29 +84,27 @@ class MeasuredCost:
     seconds: float
 
 
-def work_of(form: Form, batch: int) -> Work:
-    """Of ``form`` on ``batch`` images."""
+def work_of(form: Form, batch: int, ladder: Mapping[str, Ranks] | None = None) -> Work:
+    """Of ``form`` on ``batch`` images.
+
+    Args:
+        form: which.
+        batch: images.
+        ladder: by the letter of a rank axis the sizes that it takes, [ranks], in place of the one that it has: then
+            every count that depends on it is an array [ranks]. An axis of size 1 does not exist, and keeps it.
+    """
     if not form.steps:
         return Work((_dense(form, batch),))
+    sizes = _sizes(form, batch, ladder or {})
     filters = form.structure.weight_shape[0]
     result = batch * filters * math.prod(form.steps[-1].contraction.output_size)
     convs: list[ConvWork] = []
-    transposes: list[int] = []
-    joints: list[int] = []
+    transposes: list[Count] = []
+    joints: list[Count] = []
     places: tuple[set[str], set[str]] = {BATCH_AXIS}, set()
     for step in form.steps:
-        size = form.image_size(step)
-        groups, inputs = form.channels(step.groups), form.channels(step.inputs)
-        conv = ConvWork(
-            images=batch * form.channels(step.batch),
-            groups=groups,
-            inputs=inputs,
-            outputs=form.channels(step.outputs),
-            kernel=math.prod(step.contraction.geometry.kernel),
-            read=math.prod(size),
-            written=math.prod(step.contraction.geometry.output_size(size)),
-        )
-        image = conv.images * groups * inputs * conv.read
+        conv = _conv(step, sizes)
+        image = conv.images * conv.groups * conv.inputs * conv.read
         if step.transpose_from is not None:
             transposes.append(image)
         if convs and (step.transpose_from is not None or places != (set(step.batch), set(step.rows))):
@@ -104,6 +127,32 @@ def read_work(text: str) -> Work:
     """The work that ``work_text`` wrote."""
     convs, transposes, joints = json.loads(text)
     return Work(tuple(ConvWork(*conv) for conv in convs), tuple(transposes), tuple(joints))
+
+
+def _sizes(form: Form, batch: int, ladder: Mapping[str, Ranks]) -> dict[str, Count]:
+    """Of every axis."""
+    sizes: dict[str, Count] = {**form.sizes, BATCH_AXIS: batch}
+    for letter, ranks in ladder.items():
+        if form.sizes.get(rank_axis(letter), 1) > 1:
+            sizes[rank_axis(letter)] = ranks
+    return sizes
+
+
+def _conv(step: Step, sizes: Mapping[str, Count]) -> ConvWork:
+    images, groups, inputs, outputs, rows = (
+        reduce(mul, (sizes[axis] for axis in axes), 1)
+        for axes in (step.batch, step.groups, step.inputs, step.outputs, step.rows)
+    )
+    return ConvWork(
+        images=images,
+        groups=groups,
+        inputs=inputs,
+        outputs=outputs,
+        kernel=math.prod(step.contraction.geometry.kernel),
+        # rows of several images stand below each other only where the kernel works within each row
+        read=rows * math.prod(step.contraction.input_size),
+        written=rows * math.prod(step.contraction.output_size),
+    )
 
 
 def _dense(form: Form, batch: int) -> ConvWork:

@@ -4,13 +4,16 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
+from kronexport.cache import code_key, content_key, read_cached, write_cached
 from kronexport.factorize.scan import ErrorScan
-from kronexport.lower.forms import DENSE, Form, dense_form, generate_forms
+from kronexport.lower.forms import DENSE, dense_form, generate_forms
+from kronexport.measure.work import work_of
 from kronexport.plan.cost_model import CostModel
 from kronexport.plan.families import FAMILIES, Family
 from kronexport.records import ProgressCallback, Site, Structure
@@ -56,12 +59,37 @@ def all_candidates(
     shared: dict[tuple[Any, ...], list[_Cost]] = {}
     found = []
     for index, site in enumerate(sites):
-        key = (site.batch, site.out_channels, site.in_channels, site.geometry, site.input_size)
-        if key not in shared:
-            shared[key] = list(_costs(site, model, families))
-        found.append(_site_candidates(site, scan, shared[key], model))
+        key = _key(site, scan, model, families)
+        candidates = _kept(key)
+        if candidates is None:
+            alike = (site.batch, site.out_channels, site.in_channels, site.geometry, site.input_size)
+            if alike not in shared:
+                shared[alike] = list(_costs(site, model, families))
+            candidates = _site_candidates(site, scan, shared[alike], model)
+            write_cached("candidates", key, _FILE.dump_json(candidates))
+        found.append(candidates)
         progress("plan", index + 1, len(sites))
     return found
+
+
+def _key(site: Site, scan: ErrorScan, model: CostModel, families: Mapping[str, Family]) -> str:
+    """The hash of all that the candidates of a site depend on."""
+    described = repr((replace(site, name=""), model.rank_multiple, list(families)))
+    return content_key(code_key(), described.encode(), model.key, scan.key(site.name))
+
+
+def _kept(key: str) -> list[Candidate] | None:
+    """The candidates that were kept under ``key``; None where there are none, or the file is damaged."""
+    content = read_cached("candidates", key)
+    if content is None:
+        return None
+    try:
+        return _FILE.validate_json(content)
+    except ValidationError:
+        return None
+
+
+_FILE: Final = TypeAdapter(list[Candidate])
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,34 +132,32 @@ def _site_candidates(site: Site, scan: ErrorScan, costs: Sequence[_Cost], model:
 
 
 def _costs(site: Site, model: CostModel, families: Mapping[str, Family]) -> Iterator[_Cost]:
-    """Of each structure the fastest form by estimate, and that of those of fewest MACs, if it is another.
+    """Of each structure the fastest form by estimate, and that of fewest MACs, if it is another.
 
-    On a ladder of ranks they are looked for among those that are so at its ends or in its middle.
+    A form that needs as many MACs as dense is left out: those of a structure at low ranks are generated, and at higher
+    ones they may.
     """
     structures = (structure for family in families.values() for structure in family(site, model.rank_multiple))
-    # the forms at all ranks above 1 differ in nothing but the sizes of the rank axes; those that need more MACs
-    # than dense are lacking at the higher ranks, and are left out below
+    # the forms at all ranks above 1 differ in nothing but the sizes of the rank axes
     for template, group in itertools.groupby(structures, lambda structure: _at_most(structure, 2)):
         ladder = list(group)
-        _, *others = _forms(template, site.geometry, site.input_size)
-        ends_and_middle = {0, len(ladder) // 2, len(ladder) - 1}
-        names = {form.name for at in ends_and_middle for _, form in _best(others, ladder[at], site, model)}
-        shortlist = [form for form in others if form.name in names]
-        for structure in ladder:
-            for seconds, form in _best(shortlist, structure, site, model):
-                yield _Cost(structure, form.name, form.macs * site.batch, form.weights, seconds)
+        letters = template.rank_sizes
+        ranks = dict(zip(letters, np.array([structure.ranks for structure in ladder], np.int64).T, strict=True))
+        _, *forms = generate_forms(template, site.geometry, site.input_size)
+        works = [work_of(form, site.batch, ranks) for form in forms]
+        macs = _rows([work.macs for work in works], len(ladder))
+        seconds = _rows([model.of_work(work) for work in works], len(ladder))
+        seconds[macs >= site.macs] = math.inf
+        fastest, leanest = seconds.argmin(axis=0), np.lexsort((seconds, macs), axis=0)[0]
+        for at, structure in enumerate(ladder):
+            for row in dict.fromkeys((int(fastest[at]), int(leanest[at]))):
+                weights = np.broadcast_to(works[row].weights, len(ladder))[at]
+                yield _Cost(structure, forms[row].name, int(macs[row, at]), int(weights), float(seconds[row, at]))
 
 
-def _best(forms: Sequence[Form], structure: Structure, site: Site, model: CostModel) -> list[tuple[float, Form]]:
-    """The fastest of the forms at these ranks and the one of fewest MACs, with their estimates; each once."""
-    at_ranks = [replace(form, structure=structure) for form in forms]
-    timed = [(model.seconds(form, site.batch), form) for form in at_ranks if form.macs * site.batch < site.macs]
-    leanest = min(timed, key=lambda pair: (pair[1].macs, pair[0]))
-    fastest = min(timed, key=lambda pair: pair[0])
-    return list({fastest[1].name: fastest, leanest[1].name: leanest}.values())
-
-
-_forms = lru_cache(maxsize=4096)(generate_forms)
+def _rows(counts: Sequence[Any], length: int) -> NDArray[Any]:
+    """[counts, length], each a number or an array of that length."""
+    return np.array([np.broadcast_to(count, length) for count in counts])
 
 
 def _at_most(structure: Structure, rank: int) -> Structure:

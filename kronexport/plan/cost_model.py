@@ -25,7 +25,7 @@ from kronexport.backends.profile import TargetProfile
 from kronexport.lower.forms import Form
 from kronexport.measure.work import MeasuredCost, Work, work_of
 from kronexport.plan.features import Features, features_of, roofline_prices
-from kronexport.plan.roofline import form_seconds, work_seconds
+from kronexport.plan.roofline import work_seconds
 
 RIDGE = 1.0
 FEWEST_RANKED = 5
@@ -39,11 +39,23 @@ Seconds = Callable[[Form, int], float]
 
 @dataclass(frozen=True, slots=True)
 class CostModel:
-    """``rank_multiple``: channels that the target computes in. ``note`` tells a reader what the estimates rest on."""
+    """Estimates seconds of what was not timed.
 
-    seconds: Seconds
+    Attributes:
+        of_work: seconds of a form's work; of a ladder's an array [ranks].
+        key: the same for models that estimate the same.
+        rank_multiple: channels that the target computes in.
+        note: tells a reader what the estimates rest on.
+    """
+
+    of_work: Callable[[Work], float | Array]
+    key: bytes
     rank_multiple: int
     note: str
+
+    def seconds(self, form: Form, batch: int) -> float:
+        """Of one inference of ``form`` on a batch of that size."""
+        return float(self.of_work(work_of(form, batch)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +83,8 @@ class Validation:
 def roofline_model(profile: TargetProfile) -> CostModel:
     """Of a target where nothing can be measured."""
     return CostModel(
-        lambda form, batch: form_seconds(form, profile, batch),
+        lambda work: work_seconds(work, profile),
+        repr(profile.roofline).encode(),
         profile.rank_multiple,
         "cost model: the target's roofline, since nothing can be measured on it here",
     )
@@ -80,11 +93,9 @@ def roofline_model(profile: TargetProfile) -> CostModel:
 def fitted_model(profile: TargetProfile, costs: Sequence[MeasuredCost]) -> CostModel:
     """Of a device with these measurements; without any its prices are the roofline's."""
     prices = fitted_prices(profile, costs)
-
-    def seconds(form: Form, batch: int) -> float:
-        return features_of(work_of(form, batch)).dot(prices)
-
-    return CostModel(seconds, profile.rank_multiple, _note(profile, costs))
+    return CostModel(
+        lambda work: features_of(work).dot(prices), repr(prices).encode(), profile.rank_multiple, _note(profile, costs)
+    )
 
 
 def fitted_prices(profile: TargetProfile, costs: Sequence[MeasuredCost]) -> Features:

@@ -4,9 +4,7 @@ Multiply-accumulates go by the kind of Conv, since runtimes have a kernel for ea
 padded to 16, one register of 512 bits: what a group lacks to that is computed too.
 """
 
-import math
-from operator import mul
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 from kronexport.backends.profile import TargetProfile
 from kronexport.measure.work import ConvWork, Work
@@ -38,37 +36,52 @@ class Features(NamedTuple):
     relaid: float = 0.0
     nodes: float = 0.0
 
-    def dot(self, other: "Features") -> float:
-        """Seconds, of counts and the seconds that one of each takes."""
-        return float(sum(map(mul, self, other)))
+    def dot(self, prices: "Features") -> float:
+        """Seconds, of counts and the seconds that one of each takes; of a ladder's counts an array [ranks]."""
+        return sum(count * price for count, price in zip(self, prices, strict=True))
 
 
 def features_of(work: Work) -> Features:
-    """The counts of a form's work."""
-    macs: dict[Kind, float] = {}
-    unfolded = 0
+    """The counts of a form's work; of a ladder's each is an array [ranks]."""
+    macs: dict[str, Any] = dict.fromkeys(get_args(Kind), 0)
+    unfolded: Any = 0
+    moved: Any = sum(conv.moved for conv in work.convs)
+    transposed: Any = 2 * sum(work.transposes)
+    relaid: Any = 2 * sum(work.joints)
     for conv in work.convs:
-        kind = kind_of(conv)
-        macs[kind] = macs.get(kind, 0) + _padded_macs(conv, kind)
-        if kind == "narrow" and conv.kernel > 1:
-            unfolded += conv.images * conv.groups * conv.inputs * conv.kernel * conv.written
+        padded = conv.macs / conv.outputs * (-(-conv.outputs // LANES) * LANES)
+        for kind, holds in _kinds(conv).items():
+            macs[kind] = macs[kind] + holds * (conv.macs if kind == "depthwise" else padded)
+            if kind == "narrow":
+                column = conv.inputs * conv.kernel * (conv.kernel > 1)
+                unfolded = unfolded + holds * conv.images * conv.groups * column * conv.written
     return Features(
         **macs,
         unfolded=unfolded,
-        moved=sum(conv.moved for conv in work.convs),
-        transposed=2 * sum(work.transposes),
-        relaid=2 * sum(work.joints),
+        moved=moved,
+        transposed=transposed,
+        relaid=relaid,
         nodes=len(work.convs) + len(work.transposes) + len(work.joints),
     )
 
 
 def kind_of(conv: ConvWork) -> Kind:
     """Which of a runtime's kernels a Conv is for."""
-    if conv.groups == 1:
-        return "full" if conv.kernel > 1 else "pointwise"
-    if conv.inputs == 1 and conv.outputs == 1:
-        return "depthwise"
-    return "narrow" if conv.inputs % LANES or conv.outputs % LANES else "wide"
+    return next(kind for kind, holds in _kinds(conv).items() if holds)
+
+
+def _kinds(conv: ConvWork) -> dict[Kind, Any]:
+    """Whether the Conv is of each kind, which it is of one: 1 or 0, or an array [ranks] of these."""
+    alone, wide = 1 * (conv.groups == 1), 1 * (conv.kernel > 1)
+    single = (1 - alone) * (conv.inputs == 1) * (conv.outputs == 1)
+    whole = (1 - alone) * (conv.inputs % LANES == 0) * (conv.outputs % LANES == 0)
+    return {
+        "full": alone * wide,
+        "pointwise": alone * (1 - wide),
+        "wide": whole,
+        "narrow": 1 - alone - single - whole,
+        "depthwise": single,
+    }
 
 
 def roofline_prices(profile: TargetProfile) -> Features:
@@ -88,9 +101,3 @@ def roofline_prices(profile: TargetProfile) -> Features:
         relaid=element,
         nodes=launch,
     )
-
-
-def _padded_macs(conv: ConvWork, kind: Kind) -> float:
-    if kind == "depthwise":
-        return conv.macs
-    return conv.macs / conv.outputs * math.ceil(conv.outputs / LANES) * LANES

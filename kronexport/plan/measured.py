@@ -10,6 +10,7 @@ measured candidates alone, unless time is up before.
 import logging
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from statistics import median
 
@@ -29,11 +30,14 @@ log = logging.getLogger("kronexport")
 
 ROUNDS = 12
 """Most times that the solver is asked; it mostly settles after three to six."""
-FORMS = 11
-"""Most forms of one structure that are timed, those of the least estimates: a batch with dense."""
+FORMS = 7
+"""Most forms of one structure that are timed, those of the least estimates: the fastest is nearly always among them."""
 
 SLACK = 0.05
 """Part of the least error that is given for time: structures of nearly equal error differ in it by half."""
+
+LEAST_GAIN = 0.03
+"""Part of the error or of the time that estimates have to promise for another round: times differ by as much."""
 
 Clock = Callable[[Sequence[Trial]], FormTimes]
 """Times forms on the target."""
@@ -70,6 +74,10 @@ def measured_plan(
         wanted = [menu.untimed(pick) for menu, pick in zip(menus, chosen, strict=True)]
         if not any(wanted):
             return plan_of(survey, chosen, profile, "measured")
+        with suppress(GoalError):
+            timed = choose(survey, [menu.timed() for menu in menus], goals, SLACK, steering)
+            if _is_as_good(timed, chosen):
+                return plan_of(survey, timed, profile, "measured")
         if not _time(menus, wanted, clock):
             return _cut_short(survey, menus, goals, profile, steering)
     try:
@@ -78,6 +86,15 @@ def measured_plan(
         chosen = choose(survey, [menu.candidates() for menu in menus], goals, SLACK, steering)
         return plan_of(survey, chosen, profile, "mixed")
     return plan_of(survey, chosen, profile, "measured")
+
+
+def _is_as_good(timed: Sequence[Candidate], estimated: Sequence[Candidate]) -> bool:
+    """Whether what is promised beyond measured candidates is not worth timing it."""
+
+    def total(chosen: Sequence[Candidate], name: str) -> float:
+        return float(sum(getattr(pick, name) for pick in chosen))
+
+    return all(total(timed, name) <= (1 + LEAST_GAIN) * total(estimated, name) for name in ("cubed_error", "seconds"))
 
 
 def ranked_forms(structure: Structure, site: Site, seconds: Seconds) -> list[Form]:

@@ -1,14 +1,20 @@
 """Work: the Convs of the model that is timed, and the images that it rearranges; kept as text."""
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 import pytest
 
+from kronexport.backends.profile import load_target
 from kronexport.export.onnx_export import EXPORTER_OPSET
 from kronexport.factorize.gkpd import gkpd_structure
-from kronexport.lower.forms import Form, generate_forms
+from kronexport.lower.forms import Form, every_form, generate_forms
 from kronexport.measure.micro import Trial, micro_model
 from kronexport.measure.work import ConvWork, Work, read_work, work_of, work_text
+from kronexport.plan.cost_model import fitted_model
+from kronexport.plan.roofline import work_seconds
 from kronexport.records import ConvGeometry, Structure
 from tests.strategies import METHOD_STRUCTURES
 
@@ -31,7 +37,7 @@ def test_convs_are_those_of_the_model(structure: Structure) -> None:
         assert [_sizes(node) for node in convs] == [
             (conv.groups, conv.groups * conv.outputs, conv.inputs, conv.kernel) for conv in work.convs
         ]
-        assert sum(conv.macs for conv in work.convs) == 2 * form.macs
+        assert (work.macs, work.weights) == (2 * form.macs, form.weights)
         assert len(work.transposes) == form.transposes
 
 
@@ -59,6 +65,28 @@ def test_joints_are_where_images_are_rearranged_behind_a_conv() -> None:
     assert grouped.joints == (between, end)
     assert grouped.transposes == (between, end)
     assert folded.joints == (between, end)
+
+
+@pytest.mark.parametrize("structure", [PAIR, METHOD_STRUCTURES[1], METHOD_STRUCTURES[6]], ids=str)
+def test_counts_of_a_ladder_are_those_at_each_of_its_ranks(structure: Structure) -> None:
+    """Of every form, whichever of its axes has the ranks; and what is estimated from them."""
+    template = replace(structure, ranks=tuple(2 for _ in structure.ranks))
+    ladder = [replace(structure, ranks=tuple(rank + at for at, _ in enumerate(structure.ranks))) for rank in (2, 3, 17)]
+    letters = template.rank_sizes
+    ranks = dict(zip(letters, np.array([one.ranks for one in ladder]).T, strict=True))
+    profile = load_target("cpu")
+    model = fitted_model(profile, [])
+    for form in every_form(template, GEOMETRY, SIZE):
+        work = work_of(form, 2, ranks)
+        for at, one in enumerate(ladder):
+            alone = work_of(replace(form, structure=one), 2)
+            assert (_at(work.macs, at), _at(work.weights, at)) == (alone.macs, alone.weights)
+            assert _at(model.of_work(work), at) == pytest.approx(model.of_work(alone), rel=1e-12)
+            assert _at(work_seconds(work, profile), at) == pytest.approx(work_seconds(alone, profile), rel=1e-12)
+
+
+def _at(counts: Any, rank: int) -> Any:
+    return np.broadcast_to(counts, 3)[rank]
 
 
 @pytest.mark.parametrize("batch", [1, 3])

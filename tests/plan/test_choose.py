@@ -3,6 +3,7 @@
 import itertools
 import tomllib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ from kronexport.factorize.gkpd import gkpd_structure
 from kronexport.factorize.network import relative_error
 from kronexport.factorize.scan import ErrorScan
 from kronexport.lower.forms import generate_forms
+from kronexport.plan import candidates
 from kronexport.plan.candidates import Candidate, all_candidates
 from kronexport.plan.choose import Steering, choose, dense_plan, make_plan, solve
-from kronexport.plan.cost_model import roofline_model
+from kronexport.plan.cost_model import CostModel, roofline_model
 from kronexport.plan.goals import parse_goal
 from kronexport.plan.plan_file import plan_toml
 from kronexport.plan.roofline import form_seconds
@@ -137,6 +139,30 @@ def test_a_grouped_site_gets_structures_whose_first_factor_says_the_group(profil
         assert (option.macs, option.weights) == (forms[option.lowering].macs, forms[option.lowering].weights)
         assert option.params < place.params
         assert option.macs < place.macs == forms["dense"].macs
+
+
+def test_candidates_are_kept_for_the_next_time(
+    profile: TargetProfile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one site under one model; a file that is damaged is made anew."""
+    monkeypatch.setenv("KRONEXPORT_CACHE", str(tmp_path))
+    weight = np.random.default_rng(0).standard_normal((32, 32, 3, 3))
+
+    def found(model: CostModel, name: str = "s") -> list[Candidate]:
+        (options,) = all_candidates([site(name, 32, 32)], ErrorScan({name: weight}), model, quiet)
+        return options
+
+    first, made = found(roofline_model(profile)), [*tmp_path.glob("candidates/*.json")]
+    assert len(made) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(candidates, "_costs", None)
+        assert found(roofline_model(profile)) == first
+        assert found(roofline_model(profile), "another") == first
+        with pytest.raises(TypeError):
+            found(replace(roofline_model(profile), key=b"another"))
+    made[0].write_text(made[0].read_text(encoding="utf-8")[:-9], encoding="utf-8")
+    assert found(roofline_model(profile)) == first
+    assert found(roofline_model(profile)) == first
 
 
 def test_candidates_are_a_pareto_front(survey: Survey, weights: dict[str, np.ndarray], profile: TargetProfile) -> None:

@@ -123,6 +123,24 @@ def test_what_is_slow_in_fact_is_passed_over() -> None:
     assert favoured.isdisjoint(str(choice.structure) for choice in plan(Clock(in_fact), "macs<=0.4").sites)
 
 
+def test_nothing_is_timed_for_a_gain_that_noise_hides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan is then one of what was timed."""
+
+    def in_fact(trial: Trial) -> float:
+        """Other than expected at every rank."""
+        return estimate(trial) * (1.0 if trial.form.name == DENSE else 1 + trial.form.structure.ranks[0] % 7 / 10)
+
+    thorough, easy = Clock(in_fact), Clock(in_fact)
+    monkeypatch.setattr(measured, "LEAST_GAIN", -1.0)
+    plan(thorough, "macs<=0.4")
+    monkeypatch.setattr(measured, "LEAST_GAIN", 10.0)
+    found = plan(easy, "macs<=0.4")
+    assert len(easy.timed) < len(thorough.timed)
+    assert found.basis == "measured"
+    assert seconds(easy, found) > 0
+    assert sum(choice.macs for choice in found.sites) <= 0.4 * SURVEY.macs
+
+
 def test_the_fastest_form_of_a_structure_is_taken() -> None:
     """Here those whose name ends in the first factor, whatever their estimate."""
     clock = Clock(lambda trial: 1e-3 if trial.form.name == DENSE else 1e-4 if trial.form.name.endswith("2-1") else 5e-4)
