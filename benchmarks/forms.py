@@ -26,7 +26,7 @@ from kronexport.measure.race import RaceResult, RaceTiming, race_models
 from kronexport.measure.setting import Setting
 from kronexport.measure.store import MeasurementStore
 from kronexport.plan.cost_model import roofline_model
-from kronexport.plan.measured import FORMS, ranked_forms
+from kronexport.plan.measured import worth_timing
 from kronexport.records import Site, Structure, silent
 
 ROUNDS = 20
@@ -89,9 +89,7 @@ def site_of(one: Case) -> Site:
 def planned_trials(one: Case, profile: TargetProfile) -> list[Trial]:
     """What the planner times of a structure that it looks at, the layer left dense first."""
     site = site_of(one)
-    trials = [
-        Trial.of(site, form) for form in ranked_forms(one.structure, site, roofline_model(profile).seconds)[:FORMS]
-    ]
+    trials = [Trial.of(site, form) for form in worth_timing(one.structure, site, roofline_model(profile).seconds)]
     return [trials[0].dense, *trials]
 
 

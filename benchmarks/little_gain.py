@@ -33,7 +33,7 @@ from kronexport.measure.work import Work, work_of
 from kronexport.plan.candidates import Candidate, all_candidates
 from kronexport.plan.cost_model import roofline_model
 from kronexport.plan.families import FAMILIES
-from kronexport.plan.measured import FORMS, ranked_forms
+from kronexport.plan.measured import worth_timing
 from kronexport.plan.roofline import FLOAT_BYTES
 from kronexport.records import ConvGeometry, InputSpec, Site, silent
 
@@ -94,7 +94,7 @@ def bounds_of(work: Work, machine: Machine) -> Bounds:
 
 def bytes_moved(work: Work) -> int:
     """What Convs and Transposes read and write."""
-    return int(FLOAT_BYTES * (sum(conv.moved for conv in work.convs) + 2 * sum(work.transposes)))
+    return int(FLOAT_BYTES * work.moved)
 
 
 def operators(work: Work) -> int:
@@ -186,7 +186,7 @@ def timed(
     seconds_of = roofline_model(profile).seconds
     dense = Trial.left_dense(site)
     trials = {
-        option: [Trial.of(site, form) for form in ranked_forms(option.structure, site, seconds_of)[:FORMS]]
+        option: [Trial.of(site, form) for form in worth_timing(option.structure, site, seconds_of)]
         for option in chosen
         if option.structure
     }

@@ -8,6 +8,7 @@ equally fast at all times, so what is carried over from one batch to another is 
 with dense's floor, the median of these inferences, from the batch that was timed first.
 """
 
+import itertools
 import tempfile
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,11 @@ from kronexport.records import ProgressCallback
 
 BATCH: Final = 12
 """Models that are open at once, the dense one included; what Ctrl-C may cost."""
+OPEN_BYTES: Final = 1024**3
+"""Of the images that they read and write: a runtime keeps them, and layers of large images would fill the memory."""
+
+
+_ELEMENT_BYTES: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +105,7 @@ def measure_forms(
         progress("measure", total - len(missing), total)
         reference = next(iter(missing.values())).dense
         forms = [model for model in missing.values() if model.reference == reference.key and model.key != reference.key]
-        campaign.race(reference, forms[: BATCH - 1])
+        campaign.race(reference, _fitting(forms))
     progress("measure", total, total)
     return campaign.found(models, missing)
 
@@ -123,6 +129,13 @@ class _Model:
     @property
     def dense(self) -> "_Model":
         return _Model(self.trial.dense, self.reference, self.reference)
+
+
+def _fitting(forms: Sequence[_Model]) -> Sequence[_Model]:
+    """As many of the first as may be open at once, at least one."""
+    sizes = [_ELEMENT_BYTES * work_of(model.trial.form, model.trial.batch).moved for model in forms[: BATCH - 1]]
+    fit = sum(1 for total in itertools.accumulate(sizes) if total <= OPEN_BYTES)
+    return forms[: max(1, fit)]
 
 
 @dataclass(slots=True)

@@ -70,6 +70,11 @@ class Work(NamedTuple):
         return sum(conv.macs for conv in self.convs)
 
     @property
+    def moved(self) -> Count:
+        """Elements that Convs and Transposes read and write."""
+        return sum(conv.moved for conv in self.convs) + 2 * sum(self.transposes)
+
+    @property
     def weights(self) -> Count:
         """Elements of all weights as they are stored."""
         return sum(conv.weights for conv in self.convs)

@@ -33,6 +33,9 @@ ROUNDS = 12
 FORMS = 7
 """Most forms of one structure that are timed, those of the least estimates: the fastest is nearly always among them."""
 
+FAR = 3.0
+"""Times the least estimate of a structure's forms above which one is not timed: some fill the memory with images."""
+
 SLACK = 0.05
 """Part of the least error that is given for time: structures of nearly equal error differ in it by half."""
 
@@ -104,10 +107,16 @@ def ranked_forms(structure: Structure, site: Site, seconds: Seconds) -> list[For
     return sorted(leaner, key=lambda form: seconds(form, site.batch))
 
 
+def worth_timing(structure: Structure, site: Site, seconds: Seconds) -> list[Form]:
+    """Of the ``ranked_forms`` those that may be the fastest."""
+    ranked = ranked_forms(structure, site, seconds)[:FORMS]
+    return [form for form in ranked if seconds(form, site.batch) <= FAR * seconds(ranked[0], site.batch)]
+
+
 def form_by_clock(clock: Clock, seconds_of: Seconds, site: Site, structure: Structure) -> Form:
     """The form of least measured time; of least estimate where none could be timed."""
     dense, *_ = generate_forms(structure, site.geometry, site.input_size)
-    forms = [dense, *ranked_forms(structure, site, seconds_of)[:FORMS]]
+    forms = [dense, *worth_timing(structure, site, seconds_of)]
     found = clock([Trial.of(site, form) for form in forms])
     _warn_of(found)
     seconds = {trial.form: taken for trial, taken in found.seconds.items()}
@@ -171,7 +180,8 @@ class Menu:
             return set()
         ranked = ranked_forms(pick.structure, self.site, self.seconds)
         picked = next(form for form in ranked if form.name == pick.lowering)
-        return {Trial.of(self.site, form) for form in [*ranked[:FORMS], picked]}
+        worth = worth_timing(pick.structure, self.site, self.seconds)
+        return {Trial.of(self.site, form) for form in [*worth, picked]}
 
     def learn(self, found: dict[Trial, float | None]) -> None:
         """Keep the seconds of each trial; None: it was set aside."""

@@ -139,6 +139,20 @@ def test_each_batch_is_of_one_layer_and_has_its_dense_model(store: MeasurementSt
     assert {(stage, total) for stage, _, total in told} == {("measure", small + large)}
 
 
+def test_large_images_are_open_a_few_at_a_time(
+    store: MeasurementStore, races: Races, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many forms as fit into the memory that is allowed, one if none does; all are timed."""
+    sizes = [4 * work_of(trial.form, 1).moved for trial in SMALL[1:]]
+    monkeypatch.setattr(costs, "OPEN_BYTES", sizes[0] + sizes[1])
+    assert len(measured(SMALL, store).seconds) == len({*SMALL})
+    assert len(races.batches[0]) == 3
+    races.batches.clear()
+    monkeypatch.setattr(costs, "OPEN_BYTES", 1)
+    measured(LARGE, store)
+    assert {len(batch) for batch in races.batches} == {2}
+
+
 def test_times_of_all_batches_are_ratios_to_the_dense_time_of_the_first(store: MeasurementStore, races: Races) -> None:
     """The second batch of the large layer ran on a machine half as fast; its ratios stand."""
     races.floors_ms = [8.0, 16.0]

@@ -10,7 +10,7 @@ from kronexport.backends.profile import load_target
 from kronexport.errors import GoalError
 from kronexport.factorize.gkpd import gkpd_structure
 from kronexport.factorize.scan import ErrorScan
-from kronexport.lower.forms import DENSE
+from kronexport.lower.forms import DENSE, Form
 from kronexport.measure.costs import FormTimes
 from kronexport.measure.micro import Trial
 from kronexport.plan import measured
@@ -18,7 +18,7 @@ from kronexport.plan.candidates import all_candidates
 from kronexport.plan.cost_model import roofline_model
 from kronexport.plan.fixed import form_by_estimate
 from kronexport.plan.goals import parse_goal
-from kronexport.plan.measured import FORMS, Menu, form_by_clock, measured_plan, ranked_forms
+from kronexport.plan.measured import Menu, form_by_clock, measured_plan, ranked_forms, worth_timing
 from kronexport.plan.roofline import form_seconds
 from kronexport.records import ConvGeometry, Plan, Site, Survey, silent
 
@@ -194,7 +194,7 @@ def test_factors_that_are_given_run_in_their_fastest_form() -> None:
     def slow_but(name: str) -> Clock:
         return Clock(lambda trial: 1e-4 if trial.form.name == name else 1e-3)
 
-    for name in (DENSE, *(form.name for form in ranked_forms(structure, SITES[0], SECONDS)[:FORMS])):
+    for name in (DENSE, *(form.name for form in worth_timing(structure, SITES[0], SECONDS))):
         assert form_by_clock(slow_but(name), SECONDS, SITES[0], structure).name == name
     chosen = form_by_clock(Clock(lambda _trial: None), SECONDS, SITES[0], structure)
     assert chosen == form_by_estimate(SECONDS, SITES[0], structure)
@@ -209,6 +209,20 @@ def test_what_was_learnt_for_one_plan_serves_the_next() -> None:
     assert clock.calls == calls
     plan(clock, "macs<=0.3", known=known)
     assert clock.calls > calls
+
+
+def test_forms_that_are_far_from_the_best_by_estimate_are_not_timed() -> None:
+    """Nor more than ``FORMS`` of a structure; the best is."""
+    structure = gkpd_structure((4, 4, 1, 1), (8, 8, 3, 3), 1)
+    ranked = ranked_forms(structure, SITES[0], SECONDS)
+    least = SECONDS(ranked[0], 1)
+
+    def steep(form: Form, _batch: int) -> float:
+        return least * 2.0 ** [one.name for one in ranked].index(form.name)
+
+    assert [form.name for form in worth_timing(structure, SITES[0], steep)] == [form.name for form in ranked[:2]]
+    assert len(worth_timing(structure, SITES[0], lambda _form, _batch: least)) == min(measured.FORMS, len(ranked))
+    assert worth_timing(structure, SITES[0], SECONDS)[0] == ranked[0]
 
 
 # --- a time budget --------------------------------------------------------------------------------------------
