@@ -47,7 +47,7 @@ def measured_heading(title: str, columns: Sequence[str], profile: TargetProfile,
     parts = [
         f"{datetime.now(UTC):%Y-%m-%d}",
         f"Python {platform.python_version()}, torch {version('torch')}, {runtime}, {threads} thread(s)",
-        f"{here['cpu_model'] or here['machine']}, {here['logical_cores']} cores"
+        f"{here['cpu_model'] or here['machine']} ({' '.join(here['cpu_features'])}), {here['logical_cores']} cores"
         + (f", load {load[0]:.2f}" if load else ""),
         title,
     ]

@@ -374,9 +374,31 @@ def _cpuinfo(field: str) -> List[str]:
     return re.findall(rf"^{field}\s*:\s*(.+)$", _read_text("/proc/cpuinfo") or "", re.MULTILINE)
 
 
+CPU_FEATURES = (
+    "avx2",
+    "avx_vnni",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "asimd",
+    "asimddp",
+    "asimdhp",
+    "i8mm",
+    "bf16",
+    "sve",
+)
+
+
 def _cpu_model() -> Optional[str]:
     names = _cpuinfo("model name")
     return names[0] if names else _read_text("/proc/device-tree/model")
+
+
+def _cpu_features() -> List[str]:
+    """The instruction sets that decide which kernels a runtime has: a model's name alone does not tell them."""
+    found = set((_cpuinfo("flags") or _cpuinfo("Features") or [""])[0].split())
+    return [name for name in CPU_FEATURES if name in found]
 
 
 def _clocks_mhz() -> Optional[List[float]]:
@@ -414,6 +436,7 @@ def machine_environment(runtime: str, threads: int, options: Json, before: Json)
     """The ground a measurement stands on; ``before`` is the machine_state when it began. Null where unreadable."""
     return {
         "cpu_model": _cpu_model(),
+        "cpu_features": _cpu_features(),
         "machine": platform.machine(),
         "logical_cores": os.cpu_count(),
         "affinity": _affinity(),

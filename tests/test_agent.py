@@ -276,6 +276,7 @@ def test_environment_is_json_and_names_the_machine_and_the_runtime() -> None:
     assert environment["logical_cores"] == os.cpu_count()
     assert environment["threads"] == 2
     assert environment["runtime_version"] == agent.runtime_version("onnxruntime")
+    assert set(environment["cpu_features"]) <= set(agent.CPU_FEATURES)
     assert set(environment["before"]) == {"load_average", "clocks_mhz", "temperatures_c"}
 
 
@@ -283,6 +284,7 @@ def test_what_cannot_be_read_is_null(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("glob.glob", lambda _pattern: [])
     monkeypatch.setattr(agent, "_read_text", lambda _path: None)
     environment = agent.machine_environment("onnxruntime", 1, {}, agent.machine_state())
+    assert environment["cpu_features"] == []
     unread = ("cpu_model", "cpu_quota", "governor", "power_mode")
     assert all(environment[key] is None for key in unread)
     assert environment["after"]["clocks_mhz"] is None

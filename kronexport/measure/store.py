@@ -58,7 +58,8 @@ class Conditions:
     """All that a time depends on besides the model: figures of different conditions have nothing to do with each other.
 
     ``options`` are the runtime's, as ``agent.open_session`` takes them, defaults included. ``cpu`` is None where the
-    system does not tell the model. ``timing`` says how long models were timed: a shortened race gives other figures.
+    system does not tell the model; ``features`` are its instruction sets, since a virtual machine may hide some.
+    ``timing`` says how long models were timed: a shortened race gives other figures.
     """
 
     cpu: str | None
@@ -69,6 +70,7 @@ class Conditions:
     precision: Precision
     options: Mapping[str, Any] = field(default_factory=dict)
     timing: RaceTiming = field(default_factory=RaceTiming)
+    features: Sequence[str] = ()
 
     @property
     def description(self) -> str:
@@ -89,7 +91,8 @@ def conditions_here(
     options = agent.SESSIONS[runtime].DEFAULTS
     found = agent.machine_environment(runtime, threads, options, before={})
     machine = found["cpu_model"], found["machine"]
-    return Conditions(*machine, runtime, version, threads, precision, options, timing or RaceTiming())
+    features = found["cpu_features"]
+    return Conditions(*machine, runtime, version, threads, precision, options, timing or RaceTiming(), features)
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,6 +112,7 @@ def test_what_is_kept_is_found_again(path: Path) -> None:
         {"precision": "int8"},
         {"options": {"spinning": False}},
         {"timing": RaceTiming(seconds=0.01)},
+        {"features": ("avx2",)},
     ],
     ids=str,
 )
@@ -164,6 +165,7 @@ def test_conditions_are_those_of_this_machine() -> None:
     here = conditions_here("openvino", 2, "fp32")
     found = agent.machine_environment("openvino", 2, {}, {})
     assert (here.cpu, here.machine, here.threads) == (found["cpu_model"], found["machine"], 2)
+    assert here.features == found["cpu_features"]
     assert here.runtime_version == agent.runtime_version("openvino")
     assert json.loads(here.description)["options"] == {"inference_precision": "f32"}
 
