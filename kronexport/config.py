@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from kronexport.errors import UserInputError
 from kronexport.plan.plan_file import read_plan_file
-from kronexport.records import Precision
+from kronexport.records import Precision, Ranges
 
 _FILES = ("weights", "calibration", "plan", "out")
 """Keys that hold a path: a relative one resolves from the file that it stands in."""
@@ -74,6 +74,7 @@ class BuildConfig(BaseModel):
     include: tuple[str, ...] = Field((), description="patterns of layers to factorize, linear ones too")
     exclude: tuple[str, ...] = Field((), description="patterns of site names to leave dense")
     precision: Precision = Field("fp32", description="what the engine computes in")
+    int8_ranges: Ranges = Field("minmax", description="of activations in int8: minmax, entropy or percentile")
     threads: int | None = Field(None, ge=1, description="runtime threads; default: the target's")
     time_budget: Duration | None = Field(None, description="for timing forms: 90s, 10m, 1h; default: no limit")
     allow_unmeasured: bool = Field(default=False, description="exit 0 where a goal cannot be measured")

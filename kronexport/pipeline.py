@@ -31,7 +31,6 @@ from kronexport.export.onnx_export import export_onnx, save_model
 from kronexport.export.replace import without_factors
 from kronexport.factorize.network import KroneckerNetwork
 from kronexport.files import write_text_aside
-from kronexport.plan.choose import dense_plan
 from kronexport.plan.given import given_plan
 from kronexport.plan.goals import missed_goals
 from kronexport.plan.plan_file import plan_toml
@@ -160,9 +159,9 @@ def dry_run(config: BuildConfig, progress: ProgressCallback = silent, out: Path 
 
 def build_target(job: Job, dense_export: ir.Model) -> TargetReport:
     """One target, from plan to bundle; raises as ``run`` does, and then ships nothing for it."""
-    survey, module = job.project.survey, job.project.module
+    module = job.project.module
     plan = job.planner.plan(job.profile, job.progress)
-    dense = realize(job, dense_plan(survey, job.profile), module, dense_export, "dense")
+    dense = realize(job, job.planner.dense(job.profile, job.progress), module, dense_export, "dense")
     compressed = compress_stage(job, plan, dense, [str(value.name) for value in dense_export.graph.outputs])
     measured = measure_stage(job, dense, compressed)
     notes: tuple[str, ...] = ()

@@ -18,6 +18,8 @@ def silent(_stage: str, _done: int, _total: int) -> None:
 
 
 Precision = Literal["fp32", "fp16", "int8"]
+Ranges = Literal["minmax", "entropy", "percentile"]
+"""How the range of an activation in int8 is taken from what it is on calibration images."""
 
 Activation = Literal["Relu"]
 """An ONNX operator of one input and no attributes that runtimes fuse into the Conv before it."""
@@ -169,7 +171,7 @@ class SitePlan:
     """What becomes of one site: ``structure`` is None where it stays dense; ``lowering`` names a form.
 
     ``params`` and ``macs`` are those of the site as planned; ``rel_error`` = ||W - W^|| / ||W||, None where the plan
-    was made without a look at the weight.
+    was made without a look at the weight. ``float_steps``: its Convs, counted from 0, that int8 builds leave in float.
     """
 
     site: str
@@ -178,6 +180,7 @@ class SitePlan:
     params: int
     macs: int
     rel_error: float | None
+    float_steps: tuple[int, ...] = ()
 
 
 Basis = Literal["roofline", "measured", "mixed", "given"]
@@ -225,6 +228,11 @@ class Plan:
         """The lowering of each factorized site."""
         return {choice.site: choice.lowering for choice in self.sites if choice.structure is not None}
 
+    @property
+    def float_steps(self) -> dict[str, tuple[int, ...]]:
+        """Of each site that has any the Convs that an int8 build leaves in float."""
+        return {choice.site: choice.float_steps for choice in self.sites if choice.float_steps}
+
 
 # --- verify, measure, ship: these are the objects of report.json, key by key ----------------------------------
 
@@ -236,7 +244,7 @@ class Check:
     ``rel_l2`` = ||y - y_ref|| / ||y_ref||. An approximation (stage ``factorized``) has no tolerance.
     """
 
-    stage: Literal["factorized", "portable", "lowered", "simplified", "compiled"]
+    stage: Literal["factorized", "portable", "lowered", "simplified", "quantized", "compiled"]
     against: str
     max_abs: float | None
     rel_l2: float | None
@@ -291,7 +299,10 @@ class GoalResult:
 
 @dataclass(frozen=True, slots=True)
 class LayerFigures:
-    """One row of the layer table. ``dense_us`` and ``us`` are microseconds from a profiling run, or None."""
+    """One row of the layer table. ``dense_us`` and ``us`` are microseconds from a profiling run, or None.
+
+    ``float_steps``: the layer's Convs, counted from 0, that an int8 build left in float.
+    """
 
     site: str
     method: str
@@ -303,6 +314,7 @@ class LayerFigures:
     rel_error: float
     dense_us: float | None = None
     us: float | None = None
+    float_steps: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

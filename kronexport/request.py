@@ -87,7 +87,7 @@ def _instruments(
         warmup_seconds=min(longest.warmup_seconds, asked.warmup_seconds),
     )
     setting = Setting(profile.backend, threads_of(config, profile), project.input)
-    rehearsal = Rehearsal(project.module, profile.opset, setting, timing, progress)
+    rehearsal = Rehearsal(project.module, profile.opset, setting, timing, progress, config.precision)
     return Instruments(cost_model_of(config, project.survey, profile), clock_of(config, profile, progress), rehearsal)
 
 
@@ -121,6 +121,7 @@ def clock_of(
                 progress=progress,
                 timing=race_timing(config),
                 time_is_up=time_is_up,
+                precision=config.precision,
             )
         spent = before + now() - started
         return found
@@ -135,8 +136,8 @@ def cost_model_of(config: BuildConfig, survey: Survey, profile: TargetProfile) -
     plan, and making it again measures nothing.
     """
     with MeasurementStore() as store:
-        costs = measured_costs(profile, threads_of(config, profile), store, race_timing(config))
-    own = {micro_key(Trial.left_dense(site), profile.opset) for site in survey.sites}
+        costs = measured_costs(profile, threads_of(config, profile), store, race_timing(config), config.precision)
+    own = {micro_key(Trial.left_dense(site), profile.opset, config.precision) for site in survey.sites}
     return fitted_model(profile, [cost for cost in costs if cost.layer not in own])
 
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 from torch import nn
 
 import kronexport
@@ -30,6 +32,7 @@ from kronexport.plan.accuracy import BUILDS, next_error, planned_error
 from kronexport.plan.goals import judge
 from kronexport.plan.plan_file import plan_toml
 from kronexport.plan.planner import Planner
+from kronexport.precision.quantize import Scheme
 from kronexport.records import Check, ModelFigures, Plan, ProgressCallback, Structure, TargetReport
 from kronexport.ship.bundle import write_bundle
 from kronexport.ship.golden import Golden
@@ -37,6 +40,7 @@ from kronexport.ship.manifest import build_manifest, requirement
 from kronexport.ship.output import OutputFolder
 from kronexport.ship.summary import layer_table, model_figures, target_report
 from kronexport.survey.project import Project
+from kronexport.verify.quantized import verify_quantized
 from kronexport.verify.score import score_engine
 from kronexport.verify.stages import VerifiedModel, uncompiled, verify_compiled, verify_stages
 
@@ -44,6 +48,10 @@ log = logging.getLogger("kronexport")
 
 FAR_FROM_DENSE = 0.5
 """Relative L2 of the factorized outputs above which the user is warned: half of what the network says is lost."""
+
+
+RANGE_IMAGES = 128
+"""Of calibration that the ranges of activations in int8 are taken from."""
 
 
 FactorizedModels = dict[tuple[tuple[str, Structure | None], ...], nn.Module]
@@ -135,7 +143,7 @@ def factorize_stage(job: Job, plan: Plan, outputs: Sequence[str]) -> Network:
 def realize(job: Job, plan: Plan, model: nn.Module, exported: ir.Model, name: str) -> Network:
     """Lower, verify, compile and score one network; each stage is checked against the one before."""
     folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=job.work))
-    tolerance = job.profile.tolerances[job.config.precision]
+    tolerance = job.profile.tolerances["fp32"]
     job.progress(f"lower {name}", 0, 1)
     lowered = lower(exported, plan.forms, job.profile.opset)
     portable = exported.clone()
@@ -152,6 +160,18 @@ def realize(job: Job, plan: Plan, model: nn.Module, exported: ir.Model, name: st
         batch=job.project.input.shape[0],
         tolerance=tolerance,
     )
+    if job.config.precision == "int8":
+        job.progress(f"quantize {name}", 0, 1)
+        tolerance = job.profile.tolerances["int8"]
+        verified = verify_quantized(
+            verified,
+            job.project.golden,
+            range_feeds(job.project),
+            Scheme(symmetric=job.profile.backend == "tensorrt", ranges=job.config.int8_ranges),
+            sites=[site.name for site in job.project.survey.sites],
+            float_steps=plan.float_steps,
+            tolerance=tolerance,
+        )
     job.progress(f"compile {name}", 0, 1)
     compiled = job.backend.compile(verified.path, folder / "compiled", job.profile)
     if compiled.artifact is None:
@@ -274,6 +294,14 @@ def fitting_notes(job: Job, network: Network) -> tuple[str, ...]:
         notes = (f"factors are fitted to {fitted}", *notes)
     kept = len(network.plan.structures) - len(structures)
     return (f"{kept} layers keep the factors that the model came with", *notes) if kept else notes
+
+
+def range_feeds(project: Project) -> list[dict[str, NDArray[np.float32]]]:
+    """What the ranges of int8 are taken from: calibration images in batches of the input's size, else golden data."""
+    images = project.golden if project.calibration is None else project.calibration[:RANGE_IMAGES]
+    batch = project.input.shape[0]
+    starts = range(0, len(images) - batch + 1, batch)
+    return [{project.input.name: images[start : start + batch]} for start in starts]
 
 
 def calibration(project: Project) -> Calibration | None:

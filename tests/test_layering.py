@@ -10,7 +10,19 @@ import pytest
 import kronexport
 
 PACKAGE = Path(kronexport.__file__).parent
-ORDER = ("survey", "factorize", "recover", "export", "lower", "backends", "verify", "measure", "plan", "ship")
+ORDER = (
+    "survey",
+    "factorize",
+    "recover",
+    "export",
+    "lower",
+    "precision",
+    "backends",
+    "verify",
+    "measure",
+    "plan",
+    "ship",
+)
 COMMON = {"records", "errors", "files", "cache", "agent", "__init__"}
 """Modules that every folder may import; they import no folder."""
 RUNTIMES = {"torch", "onnx", "onnx_ir", "onnxruntime", "openvino", "onnxsim", "onnxscript", "tensorrt", "scipy"}

@@ -38,6 +38,9 @@ def _matmul(node: ir.Node) -> int:
 
 
 def _dims(node: ir.Node, value: ir.Value | None) -> tuple[int, ...]:
+    producer = None if value is None else value.producer()
+    if producer is not None and producer.op_type == "DequantizeLinear":
+        value = producer.inputs[0]  # of the same shape, and known even where inference was not run
     shape = None if value is None else value.shape
     if shape is None or not all(isinstance(size, int) for size in shape.dims):
         raise UserInputError(f"{node.name}: shape {shape} is not static, so its MACs cannot be counted")

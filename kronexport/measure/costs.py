@@ -25,7 +25,7 @@ from kronexport.measure.race import Raced, RaceResult, RaceTiming, race_models
 from kronexport.measure.setting import Setting
 from kronexport.measure.store import Conditions, MeasurementStore, StoredTime, conditions_here
 from kronexport.measure.work import MeasuredCost, work_of
-from kronexport.records import ProgressCallback
+from kronexport.records import Precision, ProgressCallback
 
 BATCH: Final = 12
 """Models that are open at once, the dense one included; what Ctrl-C may cost."""
@@ -55,7 +55,11 @@ def unlimited() -> bool:
 
 
 def measured_costs(
-    profile: TargetProfile, threads: int, store: MeasurementStore, timing: RaceTiming | None = None
+    profile: TargetProfile,
+    threads: int,
+    store: MeasurementStore,
+    timing: RaceTiming | None = None,
+    precision: Precision = "fp32",
 ) -> list[MeasuredCost]:
     """All that the store knows of this machine under the target's conditions, in the order of its keys.
 
@@ -63,7 +67,7 @@ def measured_costs(
         MissingRuntimeError: The runtime is not installed.
         UserInputError: There is no such runtime on this machine, or the threads are not positive.
     """
-    times, work = store.times(conditions_here(profile.backend, threads, "fp32", timing)), store.work()
+    times, work = store.times(conditions_here(profile.backend, threads, precision, timing)), store.work()
     return [
         MeasuredCost(reference, work[model], _seconds(times, model, reference))
         for model, reference in sorted(times)
@@ -80,6 +84,7 @@ def measure_forms(
     progress: ProgressCallback,
     timing: RaceTiming | None = None,
     time_is_up: Callable[[], bool] = unlimited,
+    precision: Precision = "fp32",
 ) -> FormTimes:
     """The time of each trial on this machine; what the store does not know is timed, and kept batch by batch.
 
@@ -91,13 +96,14 @@ def measure_forms(
         progress: Told ("measure", models that are known, models in all).
         timing: How long; None: ``RaceTiming()``.
         time_is_up: Asked before each batch; what is not known then is left.
+        precision: Of the network that the layers are part of.
 
     Raises:
         MissingRuntimeError: The runtime is not installed.
         UserInputError: There is no such runtime on this machine, or the threads are not positive.
     """
-    conditions = conditions_here(profile.backend, threads, "fp32", timing)
-    models = {trial: _Model.of(trial, profile.opset) for trial in trials}
+    conditions = conditions_here(profile.backend, threads, precision, timing)
+    models = {trial: _Model.of(trial, profile.opset, precision) for trial in trials}
     total = len({model.pair for model in models.values()})
     campaign = _Campaign(profile, conditions, store)
     campaign.describe(models.values())
@@ -119,8 +125,8 @@ class _Model:
     reference: str
 
     @classmethod
-    def of(cls, trial: Trial, opset: int) -> "_Model":
-        return cls(trial, micro_key(trial, opset), micro_key(trial.dense, opset))
+    def of(cls, trial: Trial, opset: int, precision: Precision) -> "_Model":
+        return cls(trial, micro_key(trial, opset, precision), micro_key(trial.dense, opset, precision))
 
     @property
     def pair(self) -> tuple[str, str]:
@@ -201,7 +207,7 @@ class _Campaign:
         with tempfile.TemporaryDirectory(prefix="kronexport-forms-") as folder:
             paths = {name: Path(folder, f"{index}.onnx") for index, name in enumerate(models)}
             for trial, path in zip(trials, paths.values(), strict=True):
-                ir.save(micro_model(trial, self.profile.opset), path)
+                ir.save(micro_model(trial, self.profile.opset, self.conditions.precision), path)
             return race_models(paths, setting, self.conditions.timing)
 
     def _after_loss(self, reference: _Model, forms: Sequence[_Model], reason: str) -> None:

@@ -20,9 +20,12 @@ from kronexport.lower.emit import Emitter
 from kronexport.lower.forms import Form, dense_form
 from kronexport.lower.lowering import lower
 from kronexport.lower.opset import IR_VERSIONS
-from kronexport.records import Activation, InputSpec, Site
+from kronexport.precision.quantize import QUANTIZER_VERSION, quantized_layer
+from kronexport.precision.steps import float_nodes
+from kronexport.records import Activation, InputSpec, Precision, Site
 
 INPUT: Final = "x"
+_LAYER: Final = "layer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +37,14 @@ class Trial:
         batch: Size of the first axis that the layer sees.
         has_bias: Whether something is added to each output channel, a BatchNorm's shift included.
         activation: What follows right behind, if it is of this kind.
+        float_steps: In int8, the Convs that stay in float, counted from 0.
     """
 
     form: Form
     batch: int
     has_bias: bool
     activation: Activation | None = None
+    float_steps: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, site: Site, form: Form) -> "Trial":
@@ -64,15 +69,17 @@ class Trial:
         return InputSpec(INPUT, (self.batch, channels, *self.form.input_size))
 
     def __str__(self) -> str:
-        return f"{self.form.structure} at ranks {self.form.structure.ranks}, {self.form.name}"
+        steps = f", steps {self.float_steps} in float" if self.float_steps else ""
+        return f"{self.form.structure} at ranks {self.form.structure.ranks}, {self.form.name}{steps}"
 
 
-def micro_model(trial: Trial, opset: int) -> ir.Model:
+def micro_model(trial: Trial, opset: int, precision: Precision = "fp32") -> ir.Model:
     """The model of ``trial``: one input ``x``, static shapes, standard operators.
 
     Args:
         trial: What to build.
         opset: the target's, reached as the network's is: stepped down to, never raised.
+        precision: of the network that the layer is part of; in int8 input and output are 8 bits wide.
 
     Raises:
         UserInputError: ``opset`` cannot be reached.
@@ -89,7 +96,7 @@ def micro_model(trial: Trial, opset: int) -> ir.Model:
         structure, tuple(noise(structure.factor_shape(index)) for index in range(len(structure.factors)))
     )
     filters = structure.weight_shape[0]
-    emitter = Emitter(form, network, "layer")
+    emitter = Emitter(form, network, _LAYER)
     output = emitter.emit(x, None, noise((filters,)) if trial.has_bias else np.zeros(filters, np.float32))
     tape = emitter.tape
     if trial.activation is not None:
@@ -104,13 +111,20 @@ def micro_model(trial: Trial, opset: int) -> ir.Model:
         opset_imports={"": EXPORTER_OPSET},
         name="micro",
     )
-    return lower(ir.Model(graph, ir_version=IR_VERSIONS[EXPORTER_OPSET]), {}, opset)
+    model = lower(ir.Model(graph, ir_version=IR_VERSIONS[EXPORTER_OPSET]), {}, opset)
+    if precision != "int8":
+        return model
+    proto = ir.to_proto(model)
+    return ir.from_proto(quantized_layer(proto, float_nodes(proto.graph, {_LAYER: trial.float_steps})))
 
 
 @functools.lru_cache(maxsize=65536)
-def micro_key(trial: Trial, opset: int) -> str:
-    """``graph_key`` of ``micro_model``: equal for trials that come to the same model."""
-    return graph_key(micro_model(trial, opset))
+def micro_key(trial: Trial, opset: int, precision: Precision = "fp32") -> str:
+    """A key of ``micro_model``: equal for trials that come to the same model."""
+    key = graph_key(micro_model(trial, opset))
+    if precision == "fp32":
+        return key
+    return content_key(repr((key, precision, QUANTIZER_VERSION, trial.float_steps)).encode())
 
 
 def graph_key(model: ir.Model) -> str:

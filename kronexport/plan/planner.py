@@ -10,9 +10,10 @@ from kronexport.errors import KronexportError
 from kronexport.factorize.scan import ErrorScan
 from kronexport.plan.accuracy import accuracy_alone
 from kronexport.plan.candidates import all_candidates
-from kronexport.plan.choose import GOALS_ALONE, Steering, choose, plan_of
+from kronexport.plan.choose import GOALS_ALONE, Steering, choose, dense_plan, plan_of
 from kronexport.plan.cost_model import CostModel, roofline_model
 from kronexport.plan.fixed import FormOf, form_by_estimate, plan_around
+from kronexport.plan.float_steps import with_float_steps
 from kronexport.plan.goals import DEFAULT_GOALS, Goal, budget, judge, parse_goal
 from kronexport.plan.guard import guarded_plan
 from kronexport.plan.in_context import tuned_plan
@@ -83,9 +84,10 @@ class Planner:
         Raises:
             GoalError: no choice meets the goals; the message says the least that is reachable.
         """
+        instruments = self.instruments_of(profile, progress)
         if self.given is not None and self.is_given(profile):
-            return self.given
-        goals, instruments = self.goals_of(profile), self.instruments_of(profile, progress)
+            return self.with_float_steps(self.given, instruments)
+        goals = self.goals_of(profile)
         model = instruments.model if instruments else roofline_model(profile)
         menus = self._menus(model, progress) if goals else []
 
@@ -101,7 +103,8 @@ class Planner:
 
         if not goals:
             plan = plan_at(GOALS_ALONE)
-            return replace(plan, basis="measured") if instruments and self.fixed else plan
+            plan = replace(plan, basis="measured") if instruments and self.fixed else plan
+            return self.with_float_steps(plan, instruments)
         if error is not None:
             plan = plan_at(Steering(error=error))
         elif instruments is None:
@@ -110,7 +113,18 @@ class Planner:
             plan = tuned_plan(plan_at, goals, instruments.rehearsal)
         if instruments:
             plan = self._guarded(plan, goals, instruments.rehearsal)
+        plan = self.with_float_steps(plan, instruments)
         return replace(plan, notes=(model.note, *plan.notes), pareto=self._front(plan, menus))
+
+    def dense(self, profile: TargetProfile, progress: ProgressCallback) -> Plan:
+        """The plan that changes nothing but the precision."""
+        return self.with_float_steps(dense_plan(self.survey, profile), self.instruments_of(profile, progress))
+
+    def with_float_steps(self, plan: Plan, instruments: Instruments | None) -> Plan:
+        """In int8, ``plan`` with the Convs in float that are faster so; where nothing is timed all are quantized."""
+        if instruments is None or instruments.rehearsal.precision != "int8":
+            return plan
+        return with_float_steps(plan, self.survey.sites, instruments.clock)
 
     def drop_alone(self, profile: TargetProfile) -> float | None:
         """The drop in accuracy that is allowed, where nothing else is asked for: accuracy.py finds the plan."""

@@ -22,7 +22,9 @@ from kronexport.lower.lowering import lower
 from kronexport.measure.latency import BenchResult, bench_models
 from kronexport.measure.memory import measure_memory
 from kronexport.measure.setting import Setting, Timing
-from kronexport.records import ModelFigures, Plan, ProgressCallback, Speedup, Structure
+from kronexport.precision.quantize import Scheme, quantized
+from kronexport.precision.steps import float_nodes
+from kronexport.records import ModelFigures, Plan, Precision, ProgressCallback, Speedup, Structure
 
 REHEARSAL: Final = Timing(seconds=3.0, rounds=15, warmup_seconds=0.5)
 """How long a network is timed: less than the finished one."""
@@ -54,6 +56,7 @@ class Rehearsal:
         setting: where it runs, and on what input.
         timing: how long each network is timed.
         progress: told ("rehearse", done, total).
+        precision: of the networks.
     """
 
     module: nn.Module
@@ -61,6 +64,7 @@ class Rehearsal:
     setting: Setting
     timing: Timing
     progress: ProgressCallback
+    precision: Precision = "fp32"
     _exported: dict[tuple[tuple[str, Structure], ...], ir.Model] = field(default_factory=dict, init=False)
     _memory: dict[str, int | None] = field(default_factory=dict, init=False)
 
@@ -111,8 +115,18 @@ class Rehearsal:
         """The lowered network as a file; None: the dense one."""
         path = folder / f"{len(list(folder.iterdir()))}.onnx"
         structures, forms = ({}, {}) if plan is None else (plan.structures, plan.forms)
-        save_model(lower(self._portable(structures), forms, self.opset), path)
+        lowered = lower(self._portable(structures), forms, self.opset)
+        if self.precision == "int8":
+            lowered = self._quantized(lowered, {} if plan is None else plan.float_steps)
+        save_model(lowered, path)
         return path
+
+    def _quantized(self, lowered: ir.Model, float_steps: Mapping[str, Sequence[int]]) -> ir.Model:
+        """With the ranges of seeded noise, for time does not depend on them."""
+        noise = np.random.default_rng(0).standard_normal(self.setting.input.shape, np.float32)
+        proto = ir.to_proto(lowered)
+        feeds = [{self.setting.input.name: noise}]
+        return ir.from_proto(quantized(proto, feeds, Scheme(), float_nodes(proto.graph, float_steps)))
 
     def _portable(self, structures: Mapping[str, Structure]) -> ir.Model:
         """The network with these layers as KroneckerConv nodes; those of the dense one and of the last are kept."""

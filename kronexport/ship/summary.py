@@ -56,6 +56,7 @@ def layer_table(survey: Survey, plan: Plan, errors: dict[str, float]) -> tuple[L
                 params=choice.params,
                 macs=choice.macs,
                 rel_error=errors.get(site.name, 0.0),
+                float_steps=choice.float_steps,
             )
         )
     return tuple(rows)

@@ -1,0 +1,164 @@
+"""Static int8 with explicit Q/DQ pairs (onnxruntime.quantization): what every runtime here reads.
+
+Weights are symmetric per output channel. Activations are unsigned with a zero point for CPUs, whose kernels are for
+unsigned times signed; TensorRT takes symmetric signed ones alone.
+"""
+
+import logging
+import tempfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+from kronexport.errors import KronexportError
+from kronexport.records import Ranges
+
+QUANTIZER_VERSION: Final = 1
+"""To be raised when models are quantized otherwise, so that times of the earlier ones are left alone."""
+
+SCALE: Final = 2.0 / 255
+"""Of the 8-bit input and output of a layer that is timed alone, which are floats to the layer itself."""
+
+_METHODS: Final[Mapping[Ranges, CalibrationMethod]] = {
+    "minmax": CalibrationMethod.MinMax,
+    "entropy": CalibrationMethod.Entropy,
+    "percentile": CalibrationMethod.Percentile,
+}
+_ELEMENT: Final = onnx.TensorProto.UINT8
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """How a target wants its numbers. ``symmetric``: signed activations without a zero point, as TensorRT does."""
+
+    symmetric: bool = False
+    ranges: Ranges = "minmax"
+
+
+def quantized(
+    model: onnx.ModelProto,
+    feeds: Sequence[Mapping[str, NDArray[Any]]],
+    scheme: Scheme,
+    keep_float: Collection[str] = (),
+) -> onnx.ModelProto:
+    """The model with Q/DQ pairs around what is computed in int8; its inputs and outputs stay float.
+
+    Args:
+        model: standard operators, opset 13 or newer, static shapes.
+        feeds: calibration inputs by name, each of the model's own batch.
+        scheme: of the target.
+        keep_float: names of nodes to leave as they are.
+
+    Raises:
+        KronexportError: the model cannot be quantized.
+    """
+    kind = QuantType.QInt8 if scheme.symmetric else QuantType.QUInt8
+    with _quiet(), tempfile.TemporaryDirectory(prefix="kronexport-int8-") as folder:
+        source, path = Path(folder, "float.onnx"), Path(folder, "int8.onnx")
+        onnx.save(model, source)  # a model in memory would be changed
+        try:
+            quantize_static(
+                source,
+                path,
+                _Reader(iter(feeds)),
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                activation_type=kind,
+                weight_type=QuantType.QInt8,
+                nodes_to_exclude=list(keep_float),
+                calibrate_method=_METHODS[scheme.ranges],
+                # a Transpose or Reshape between two layers in int8 moves bytes, not floats
+                extra_options={"ForceQuantizeNoInputCheck": True, "ActivationSymmetric": scheme.symmetric},
+            )
+        except Exception as error:  # whatever the quantizer makes of an operator
+            raise KronexportError(f"int8: the model cannot be quantized: {error}") from error
+        return onnx.shape_inference.infer_shapes(onnx.load(path), strict_mode=True)
+
+
+def quantized_layer(model: onnx.ModelProto, keep_float: Collection[str] = ()) -> onnx.ModelProto:
+    """One layer as it stands in a quantized network: its one input and its one output are 8 bits wide.
+
+    Its ranges are those of seeded noise, for time does not depend on them.
+
+    Args:
+        model: one input and one output.
+        keep_float: as of ``quantized``.
+    """
+    source, result = model.graph.input[0], model.graph.output[0]
+    shape = [dimension.dim_value for dimension in source.type.tensor_type.shape.dim]
+    noise = np.random.default_rng(0).standard_normal(shape, np.float32)
+    layer = quantized(model, [{source.name: noise}], Scheme(), keep_float)
+    _narrow_input(layer.graph, source.name)
+    _narrow_output(layer.graph, result.name)
+    return layer
+
+
+def _narrow_input(graph: onnx.GraphProto, name: str) -> None:
+    """Its Q goes; where it has none, since a float node reads it, it gets a DQ."""
+    readers = [node for node in graph.node if name in node.input]
+    if [node.op_type for node in readers] == ["QuantizeLinear"]:
+        graph.node.remove(readers[0])
+        _rename(graph, readers[0].output[0], name)
+    else:
+        _rename(graph, name, f"{name}.float")
+        node = onnx.helper.make_node(
+            "DequantizeLinear", [name, *_scale(graph)], [f"{name}.float"], f"{name}.dequantize"
+        )
+        graph.node.insert(0, node)
+    graph.input[0].type.tensor_type.elem_type = _ELEMENT
+
+
+def _narrow_output(graph: onnx.GraphProto, name: str) -> None:
+    """Its DQ goes; where it has none, since a float node makes it, it gets a Q."""
+    (last,) = (node for node in graph.node if name in node.output)
+    if last.op_type == "DequantizeLinear":
+        graph.node.remove(last)
+        _rename(graph, last.input[0], name)
+    else:
+        _rename(graph, name, f"{name}.float")
+        node = onnx.helper.make_node("QuantizeLinear", [f"{name}.float", *_scale(graph)], [name], f"{name}.quantize")
+        graph.node.append(node)
+    graph.output[0].type.tensor_type.elem_type = _ELEMENT
+
+
+def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
+    """A value within the graph, wherever nodes make and read it."""
+    for node in graph.node:
+        for names in (node.input, node.output):
+            names[:] = [new if name == old else name for name in names]
+
+
+def _scale(graph: onnx.GraphProto) -> list[str]:
+    """Names of the initializers of the input's and output's scale and zero point, added where they are not there."""
+    names = ["int8.scale", "int8.zero"]
+    if names[0] not in {tensor.name for tensor in graph.initializer}:
+        values: list[NDArray[Any]] = [np.array(SCALE, np.float32), np.array(128, np.uint8)]
+        graph.initializer.extend(map(onnx.numpy_helper.from_array, values, names))
+    return names
+
+
+class _Reader(CalibrationDataReader):  # type: ignore[misc]  # the library is untyped
+    def __init__(self, feeds: Iterator[Mapping[str, NDArray[Any]]]) -> None:
+        self._feeds = feeds
+
+    def get_next(self) -> dict[str, NDArray[Any]] | None:
+        feed = next(self._feeds, None)
+        return None if feed is None else dict(feed)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The quantizer logs to the root logger what concerns nobody here."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,38 @@
+"""Which Convs of a network are the steps of a layer."""
+
+from collections.abc import Collection, Mapping
+
+import onnx
+
+_SUFFIXES = ("/step", ".weight", "/weight")
+"""What follows a layer's name in that of a Conv's weight."""
+
+
+def conv_steps(graph: onnx.GraphProto, sites: Collection[str]) -> dict[str, list[str]]:
+    """By layer the names of its Convs in order, of those of ``sites``; one that a merge took away is not there.
+
+    Args:
+        graph: lowered, its weights named after the layers.
+        sites: names of layers.
+    """
+    found: dict[str, list[str]] = {}
+    for node in graph.node:
+        if node.op_type == "Conv":
+            site = _site(node.input[1], sites)
+            if site is not None:
+                found.setdefault(site, []).append(node.name)
+    return found
+
+
+def float_nodes(graph: onnx.GraphProto, float_steps: Mapping[str, Collection[int]]) -> list[str]:
+    """Names of the Convs that are the given steps, counted from 0, of the given layers."""
+    names = conv_steps(graph, float_steps)
+    return [name for site, steps in names.items() for index, name in enumerate(steps) if index in float_steps[site]]
+
+
+def _site(weight: str, sites: Collection[str]) -> str | None:
+    for suffix in _SUFFIXES:
+        site, found, _ = weight.rpartition(suffix)
+        if found and site in sites:
+            return site
+    return None
