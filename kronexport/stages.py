@@ -26,6 +26,7 @@ from kronexport.factorize.network import KroneckerNetwork
 from kronexport.factorize.scan import ErrorScan
 from kronexport.files import write_text_aside
 from kronexport.lower.lowering import lower
+from kronexport.measure.latency import bench_models
 from kronexport.measure.pair import PairFigures, SideFigures, measure_pair
 from kronexport.measure.setting import Setting, Timing
 from kronexport.plan.accuracy import BUILDS, next_error, planned_error
@@ -197,6 +198,24 @@ def measure_stage(job: Job, dense: Network, compressed: Network) -> PairFigures 
     )
 
 
+def precision_notes(job: Job, network: Network) -> tuple[str, ...]:
+    """What int8 gains over the same network in float, timed side by side: it may gain nothing on this machine."""
+    compiled = network.compiled.artifact
+    if network.verified.in_float is None or compiled is None:
+        return ()
+    options = job.config.measure
+    speedup = bench_models(
+        {"fp32": network.verified.in_float, "int8": compiled},
+        Setting(job.profile.backend, job.threads, job.project.input),
+        Timing(options.seconds, options.rounds, options.warmup_seconds),
+    ).speedups["int8"]
+    low, high = speedup.ci95
+    gain = f"{speedup.median:.2f}x, 95 % {low:.2f} to {high:.2f}: {speedup.verdict}"
+    if speedup.verdict == "slower":
+        log.warning("%s: int8 is slower here than the same network in float: %s", job.profile.name, gain)
+    return (f"int8 over the same network in float: {gain}",)
+
+
 def report_stage(
     job: Job, dense: Network, compressed: Network, measured: PairFigures | None, notes: tuple[str, ...]
 ) -> TargetReport:
@@ -223,7 +242,7 @@ def report_stage(
         checks=compressed.checks,
         layers=layer_table(project.survey, compressed.plan, weight_errors(project.module, compressed.model)),
         pareto=compressed.plan.pareto,
-        notes=(*notes, *compressed.verified.notes, *fitting_notes(job, compressed)),
+        notes=(*notes, *precision_notes(job, compressed), *compressed.verified.notes, *fitting_notes(job, compressed)),
     )
 
 
@@ -323,6 +342,7 @@ def rebuild_command(job: Job) -> str:
         "evaluate": _without_folder(config.evaluate or ""),
         "plan": config.plan.name if config.plan and job.planner.is_given(job.profile) else "",
         "precision": config.precision,
+        "int8-ranges": config.int8_ranges if config.precision == "int8" else "",
         "threads": str(job.threads),
     }
     several = {"goal": config.goal, "include": config.include, "exclude": config.exclude}

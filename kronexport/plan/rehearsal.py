@@ -75,7 +75,7 @@ class Rehearsal:
             KronexportError: as ``bench_models``.
         """
         with tempfile.TemporaryDirectory(prefix="kronexport-rehearsal-") as folder:
-            paths = {_DENSE: self._written(None, Path(folder)), _PLANNED: self._written(plan, Path(folder))}
+            paths = {_DENSE: self.written(None, Path(folder)), _PLANNED: self.written(plan, Path(folder))}
             timed = self._timed(paths)
             peaks: dict[str, int | None] = {_DENSE: None, _PLANNED: None}
             if memory:
@@ -101,9 +101,9 @@ class Rehearsal:
         while len(found) < len(others):
             self.progress("rehearse", len(found), len(others))
             with tempfile.TemporaryDirectory(prefix="kronexport-rehearsal-") as folder:
-                first = self._written(plan, Path(folder))
+                first = self.written(plan, Path(folder))
                 most = max(1, min(SIDE_BY_SIDE, LOADED_BYTES // first.stat().st_size))
-                paths = [first, *(self._written(one, Path(folder)) for one in others[len(found) :][:most])]
+                paths = [first, *(self.written(one, Path(folder)) for one in others[len(found) :][:most])]
                 speedups = self._timed({path.name: path for path in paths}).speedups
             found += [speedups[path.name] for path in paths[1:]]
         return found
@@ -111,8 +111,8 @@ class Rehearsal:
     def _timed(self, paths: Mapping[str, Path]) -> BenchResult:
         return bench_models(paths, self.setting, self.timing)
 
-    def _written(self, plan: Plan | None, folder: Path) -> Path:
-        """The lowered network as a file; None: the dense one."""
+    def written(self, plan: Plan | None, folder: Path) -> Path:
+        """The lowered network as a new file in ``folder``; None: the dense one."""
         path = folder / f"{len(list(folder.iterdir()))}.onnx"
         structures, forms = ({}, {}) if plan is None else (plan.structures, plan.forms)
         lowered = lower(self._portable(structures), forms, self.opset)

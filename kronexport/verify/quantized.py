@@ -79,6 +79,7 @@ def verify_quantized(
     return replace(
         verified,
         path=path,
+        in_float=verified.path,
         outputs=found,
         checks=(*verified.checks, done),
         notes=(*verified.notes, *_notes(kept, harmful)),

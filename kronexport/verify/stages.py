@@ -17,12 +17,16 @@ from kronexport.verify.outputs import Outputs, compare, run_onnx, run_torch
 
 @dataclass(frozen=True, slots=True)
 class VerifiedModel:
-    """``path`` is the simplified model that ships and ``outputs`` its golden outputs by ONNX name."""
+    """``path`` is the model that ships and ``outputs`` its golden outputs by ONNX name.
+
+    ``in_float`` is the simplified model that an int8 one was made of.
+    """
 
     path: Path
     outputs: Outputs
     checks: tuple[Check, ...]
     notes: tuple[str, ...]
+    in_float: Path | None = None
 
 
 def verify_stages(
@@ -87,13 +91,14 @@ def _simplified(
 def verify_compiled(
     runner: Runner, spec: InputSpec, images: NDArray[np.float32], model: VerifiedModel, tolerance: float
 ) -> Check:
-    """The compiled engine against the simplified model.
+    """The compiled engine against the last stage before it.
 
     Raises:
         VerificationError: they differ by more than ``tolerance``.
     """
     outputs = runner.infer({spec.name: images})
-    return require(compare("compiled", "simplified", outputs, model.outputs, tolerance))
+    before = "quantized" if model.in_float else "simplified"
+    return require(compare("compiled", before, outputs, model.outputs, tolerance))
 
 
 def uncompiled() -> Check:

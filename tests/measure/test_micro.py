@@ -49,6 +49,24 @@ def test_every_form_runs_and_all_compute_the_same(
             assert agent.rel_l2(output, outputs[DENSE]) < 1e-5
 
 
+def test_in_int8_a_trial_has_a_key_of_its_own_for_each_set_of_convs_in_float() -> None:
+    """In float there is nothing to choose."""
+    trials = [replace(TRIAL, float_steps=steps) for steps in ((), (0,), (1,), (0, 1))]
+    assert len({micro_key(trial, EXPORTER_OPSET, "int8") for trial in trials}) == 4
+    assert len({micro_key(trial, EXPORTER_OPSET) for trial in trials}) == 1
+    assert micro_key(TRIAL, EXPORTER_OPSET) != micro_key(TRIAL, EXPORTER_OPSET, "int8")
+
+
+@pytest.mark.parametrize("steps", [(), (1,)])
+def test_in_int8_it_is_what_stands_between_layers_in_int8(steps: tuple[int, ...]) -> None:
+    """Convs in float read float weights, all others integers; 8 bits at both ends."""
+    model = micro_model(replace(TRIAL, float_steps=steps), EXPORTER_OPSET, "int8")
+    assert {value.dtype for value in (*model.graph.inputs, *model.graph.outputs)} == {ir.DataType.UINT8}
+    convs = [node for node in model.graph if node.op_type == "Conv"]
+    in_float = [index for index, conv in enumerate(convs) if conv.inputs[1] in model.graph.initializers.values()]
+    assert in_float == list(steps)
+
+
 @pytest.mark.parametrize(("opset", "ir_version"), [(13, 7), (17, 8), (18, 8)])
 def test_it_is_written_at_the_opset_of_the_target(opset: int, ir_version: int) -> None:
     model = micro_model(TRIAL, opset)

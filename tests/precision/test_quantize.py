@@ -1,0 +1,128 @@
+"""Int8: Q/DQ where it was asked for, outputs near the float ones, layers of 8 bits at both ends."""
+
+import itertools
+import logging
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from kronexport import agent
+from kronexport.errors import KronexportError
+from kronexport.precision.quantize import Scheme, quantized, quantized_layer
+from kronexport.records import Ranges
+from kronexport.verify.outputs import run_onnx
+
+SHAPE = (2, 16, 8, 8)
+NOISE = np.random.default_rng(0)
+FEEDS = [{"x": NOISE.standard_normal(SHAPE, np.float32)} for _ in range(4)]
+NEAR = 0.05
+"""Relative L2 of 8 bits over two Convs."""
+
+
+def chain() -> onnx.ModelProto:
+    """A Conv, a Relu, a Transpose of its rows and columns, a Conv in groups."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        chain (float[2, 16, 8, 8] x) => (float[2, 16, 8, 8] y) {
+            [first] a = Conv<pads = [1, 1, 1, 1]>(x, first_weight, bias)
+            [relu] b = Relu(a)
+            [turn] c = Transpose<perm = [0, 1, 3, 2]>(b)
+            [second] y = Conv<group = 4>(c, second_weight, bias)
+        }"""
+    )
+    for node in model.graph.node:  # the text form has no dots in names
+        node.input[:] = [name.replace("_weight", ".weight") for name in node.input]
+    weights = {"first.weight": (16, 16, 3, 3), "second.weight": (16, 4, 1, 1), "bias": (16,)}
+    generator = np.random.default_rng(1)
+    for name, shape in weights.items():
+        values = 0.1 * generator.standard_normal(shape, np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(values, name))
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def operators(model: onnx.ModelProto) -> list[str]:
+    return [node.op_type for node in model.graph.node]
+
+
+def run(model: onnx.ModelProto, folder: Path) -> np.ndarray:
+    onnx.save(model, folder / "model.onnx")
+    return np.asarray(run_onnx(folder / "model.onnx", FEEDS[0]["x"])["y"])
+
+
+@pytest.mark.parametrize("ranges", ["minmax", "entropy", "percentile"])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_outputs_are_near_the_float_ones_and_not_equal(ranges: Ranges, *, symmetric: bool, tmp_path: Path) -> None:
+    model = chain()
+    found = quantized(model, FEEDS, Scheme(symmetric, ranges))
+    error = agent.rel_l2(run(found, tmp_path), run(model, tmp_path))
+    assert 1e-4 < error < (NEAR if ranges == "minmax" else 4 * NEAR)
+    assert operators(model) == ["Conv", "Relu", "Transpose", "Conv"], "the model that was given changed"
+
+
+def test_inputs_and_outputs_stay_float_and_all_shapes_are_known() -> None:
+    found = quantized(chain(), FEEDS, Scheme())
+    kinds = {value.type.tensor_type.elem_type for value in (*found.graph.input, *found.graph.output)}
+    assert kinds == {onnx.TensorProto.FLOAT}
+    known = {value.name for value in (*found.graph.value_info, *found.graph.output)}
+    assert all(node.output[0] in known for node in found.graph.node)
+
+
+def test_weights_are_symmetric_per_channel_and_activations_as_the_target_wants_them() -> None:
+    """TensorRT: no zero point anywhere; CPUs: unsigned activations."""
+    for symmetric, activation in ((True, np.int8), (False, np.uint8)):
+        found = quantized(chain(), FEEDS, Scheme(symmetric))
+        values = {tensor.name: numpy_helper.to_array(tensor) for tensor in found.graph.initializer}
+        zeros = [values[node.input[2]] for node in found.graph.node if node.op_type == "QuantizeLinear"]
+        assert {zero.dtype for zero in zeros} == {np.dtype(activation)}
+        assert all((zero == 0).all() for zero in zeros) is symmetric
+        weights = [node for node in found.graph.node if "weight" in node.input[0]]
+        assert len(weights) == 2
+        assert all(values[node.input[1]].shape == (16,) and not values[node.input[2]].any() for node in weights)
+
+
+def test_nodes_that_are_named_stay_as_they_are() -> None:
+    """The Conv reads float values and a float weight."""
+    found = quantized(chain(), FEEDS, Scheme(), ["second"])
+    (second,) = (node for node in found.graph.node if node.name == "second")
+    assert second.input[1] == "second.weight"
+    assert "first.weight" not in {name for node in found.graph.node if node.op_type == "Conv" for name in node.input}
+
+
+@pytest.mark.parametrize("kept", [[], ["first"], ["second"], ["first", "second"]], ids=str)
+def test_a_layer_has_8_bits_at_both_ends(kept: list[str], tmp_path: Path) -> None:
+    """Whichever of its Convs is in float; names of input and output stay."""
+    layer = quantized_layer(chain(), kept)
+    onnx.checker.check_model(layer, full_check=True)
+    ends = [(value.name, value.type.tensor_type.elem_type) for value in (layer.graph.input[0], layer.graph.output[0])]
+    assert ends == [("x", onnx.TensorProto.UINT8), ("y", onnx.TensorProto.UINT8)]
+    onnx.save(layer, tmp_path / "layer.onnx")
+    for runtime in ("onnxruntime", "openvino"):
+        session = agent.open_session(runtime, str(tmp_path / "layer.onnx"), 1)
+        output = session.run({"x": NOISE.integers(0, 255, SHAPE, np.uint8)})["y"]
+        assert output.dtype == np.uint8
+        assert len(np.unique(output)) > 9
+
+
+def test_a_layer_in_int8_has_nothing_but_what_it_computes() -> None:
+    """No Q at its input and no DQ at its output: neighbours have these."""
+    found = operators(quantized_layer(chain()))
+    assert found[-1] == "QuantizeLinear"
+    pairs = list(itertools.pairwise(found))
+    assert ("QuantizeLinear", "QuantizeLinear") not in pairs
+    assert found.count("QuantizeLinear") == 3
+
+
+def test_what_cannot_be_quantized_is_an_error_of_ours() -> None:
+    model = chain()
+    model.graph.node[0].op_type = "NoSuchOperator"
+    with pytest.raises(KronexportError, match="int8: the model cannot be quantized"):
+        quantized(model, FEEDS, Scheme())
+
+
+def test_logging_is_as_before() -> None:
+    quantized(chain(), FEEDS, Scheme())
+    assert logging.root.manager.disable == logging.NOTSET

@@ -1,0 +1,82 @@
+"""The int8 model keeps the tolerance: layers that move the outputs most stay in float."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from kronexport.errors import VerificationError
+from kronexport.precision.quantize import Scheme
+from kronexport.verify.outputs import run_onnx
+from kronexport.verify.quantized import verify_quantized
+from kronexport.verify.stages import VerifiedModel
+
+SHAPE = (2, 8, 6, 6)
+IMAGES = np.random.default_rng(0).standard_normal(SHAPE, np.float32)
+FEEDS = [{"x": IMAGES}]
+SITES = ["mild", "harsh"]
+
+
+@pytest.fixture
+def verified(tmp_path: Path) -> VerifiedModel:
+    """Two Convs, the second of weights that 8 bits lose beside a large one, which is for a channel of zeros."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        pair (float[2, 8, 6, 6] x) => (float[2, 8, 6, 6] y) {
+            [one] a = Conv(x, mild_weight)
+            [two] b = Conv(a, harsh_weight)
+            [turn] y = Transpose<perm = [0, 1, 3, 2]>(b)
+        }"""
+    )
+    for node in model.graph.node:  # the text form has no dots in names
+        node.input[:] = [name.replace("_weight", ".weight") for name in node.input]
+    generator = np.random.default_rng(1)
+    mild, harsh = (generator.standard_normal((8, 8, 1, 1), np.float32) for _ in range(2))
+    mild[0] *= 1e-6
+    harsh[:, 0] = 1000
+    for name, values in (("mild.weight", mild), ("harsh.weight", harsh)):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path)
+    return VerifiedModel(path, run_onnx(path, IMAGES), (), ())
+
+
+def in_float(model: VerifiedModel) -> set[str]:
+    """Names of the Convs that read a float weight."""
+    nodes = onnx.load(model.path).graph.node
+    return {node.name for node in nodes if node.op_type == "Conv" and node.input[1].endswith(".weight")}
+
+
+def verify(verified: VerifiedModel, tolerance: float, **steps: tuple[int, ...]) -> VerifiedModel:
+    return verify_quantized(verified, IMAGES, FEEDS, Scheme(), sites=SITES, float_steps=steps, tolerance=tolerance)
+
+
+def test_all_is_quantized_where_the_tolerance_allows_it(verified: VerifiedModel) -> None:
+    found = verify(verified, 10.0)
+    assert in_float(found) == set()
+    assert found.notes == ()
+    assert found.path != verified.path
+    assert [check.stage for check in found.checks] == ["quantized"]
+    assert found.checks[0].against == "simplified"
+
+
+def test_steps_that_are_faster_in_float_stay_so(verified: VerifiedModel) -> None:
+    found = verify(verified, 10.0, mild=(0,))
+    assert in_float(found) == {"one"}
+    assert "1 Convs stay in float" in found.notes[0]
+
+
+def test_the_layer_that_moves_the_outputs_most_stays_in_float(verified: VerifiedModel) -> None:
+    """The other one is still quantized, and the note names the one."""
+    found = verify(verified, 0.3)
+    assert in_float(found) == {"two"}
+    assert "harsh" in found.notes[-1]
+    assert "mild" not in found.notes[-1]
+    assert (found.checks[0].rel_l2 or 1) <= 0.3
+
+
+def test_a_tolerance_that_no_choice_keeps_is_refused(verified: VerifiedModel) -> None:
+    """The Transpose is no layer, and stays in int8."""
+    with pytest.raises(VerificationError, match="quantized: outputs differ from simplified's"):
+        verify(verified, 1e-12)
