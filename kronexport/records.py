@@ -277,7 +277,10 @@ class Speedup:
 
 @dataclass(frozen=True, slots=True)
 class ModelFigures:
-    """What was measured of one network. None: not measured, with the reason in ``TargetReport.unmeasured``."""
+    """What was measured of one network. None: not measured, with the reason in ``TargetReport.unmeasured``.
+
+    ``weight_bytes`` and ``activation_bytes`` are counted from the graph (``lower.memory``), not measured.
+    """
 
     params: int
     macs: int
@@ -286,6 +289,8 @@ class ModelFigures:
     peak_memory_bytes: int | None = None
     build_peak_memory_bytes: int | None = None
     accuracy: float | None = None
+    weight_bytes: int = 0
+    activation_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

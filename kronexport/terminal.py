@@ -170,6 +170,8 @@ def _rows(target: TargetReport) -> Iterator[tuple[str, str, str, str]]:
     for label, field in (("params", "params"), ("MACs", "macs"), ("model.onnx bytes", "bytes")):
         yield _row(label, getattr(dense, field), getattr(compressed, field), "{:,}")
     yield _row("latency p50 ms", _p50(dense.latency_ms), _p50(compressed.latency_ms), "{:.3f}")
+    yield _row("weight bytes", dense.weight_bytes, compressed.weight_bytes, "{:,}")
+    yield _row("activation bytes", dense.activation_bytes, compressed.activation_bytes, "{:,}")
     yield _row("peak memory bytes", dense.peak_memory_bytes, compressed.peak_memory_bytes, "{:,}")
     yield _accuracy(dense, compressed)
 

@@ -88,6 +88,8 @@ def comparison(target: TargetReport) -> list[Row]:
     if counts != (None, None):
         rows.append(Row("Inferences timed (n)", number(counts[0]), number(counts[1]), NO_VALUE))
     for label, key in (
+        ("Weights (bytes, counted)", "weight_bytes"),
+        ("Activations alive at once (bytes, counted)", "activation_bytes"),
         ("Peak memory (bytes)", "peak_memory_bytes"),
         ("Peak while loading (bytes)", "build_peak_memory_bytes"),
     ):

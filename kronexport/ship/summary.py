@@ -7,6 +7,7 @@ import onnx_ir as ir
 from torch import nn
 
 from kronexport.lower.macs import count_macs
+from kronexport.lower.memory import graph_memory
 from kronexport.measure.pair import PairFigures, SideFigures
 from kronexport.plan.goals import figure_of
 from kronexport.records import (
@@ -29,15 +30,19 @@ UNTIMED = "nothing was timed for the plan; its seconds are estimates of the targ
 def model_figures(
     model: nn.Module, shipped: Path, measured: SideFigures | None, accuracy: float | None
 ) -> ModelFigures:
-    """``params`` of the module, each parameter once; ``macs`` and ``bytes`` of the ONNX file that ships."""
+    """``params`` of the module, each parameter once; what is counted from a graph is of the ONNX file that ships."""
+    graph = ir.load(shipped)
+    memory = graph_memory(graph)
     return ModelFigures(
         params=sum(parameter.numel() for parameter in model.parameters()),
-        macs=count_macs(ir.load(shipped)),
+        macs=count_macs(graph),
         bytes=shipped.stat().st_size,
         latency_ms=measured.latency_ms if measured else None,
         peak_memory_bytes=measured.peak_memory_bytes if measured else None,
         build_peak_memory_bytes=measured.build_peak_memory_bytes if measured else None,
         accuracy=accuracy,
+        weight_bytes=memory.weights,
+        activation_bytes=memory.activations,
     )
 
 

@@ -19,6 +19,8 @@ MODEL_KEYS = {
     "latency_ms",
     "peak_memory_bytes",
     "build_peak_memory_bytes",
+    "weight_bytes",
+    "activation_bytes",
     "accuracy",
 }
 TARGET_KEYS = {
@@ -45,6 +47,7 @@ LAYER_KEYS = {
     "params",
     "macs",
     "rel_error",
+    "float_steps",
     "dense_us",
     "us",
 }
