@@ -95,13 +95,14 @@ def main() -> None:
     """Exit code 1 if some network could not be planned."""
     parser = timing_parser(__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", choices=NETWORKS, help="default: all")
+    parser.add_argument("--goal", action="append", help=f"default: {' and '.join(GOALS)}, one at a time")
     parser.add_argument("--out", type=Path, required=True, help="folder of the finished rows")
     args = parser.parse_args()
     profile = load_target(args.target)
     print(measured_heading("plans of samples", COLUMNS, profile, args.threads), flush=True)
     rows, failed = Rows(args.out / f"planning_time-{profile.name}-{args.threads}.json"), 0
     for name in args.names or NETWORKS:
-        for goal in GOALS:
+        for goal in args.goal or GOALS:
             try:
                 rows.print(f"{name} {goal}", partial(cold_and_warm, name, goal, args))
             except KronexportError as error:
