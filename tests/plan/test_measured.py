@@ -239,7 +239,7 @@ def test_when_time_is_up_at_once_the_plan_goes_by_estimates() -> None:
 
 def test_what_was_timed_before_counts() -> None:
     """What was found to be slow is not chosen; another structure goes by its estimate."""
-    slow = Clock(lambda trial: estimate(trial) * (1 if trial.form.name == DENSE else 50), reach=2 + measured.FORMS)
+    slow = Clock(lambda trial: estimate(trial) * (1 if trial.form.name == DENSE else 50), reach=4)
     found = plan(slow, "macs<=0.4")
     timed = {trial.form.structure for trial in slow.timed if trial.form.name != DENSE}
     assert timed
