@@ -7,6 +7,12 @@ Standard library, numpy and the runtime only, Python >= 3.6; it imports nothing 
 exit codes of ``kronexport.errors``: 2 bad input, 3 missing runtime, 4 wrong numbers, 6 bundle damaged or incompatible.
 """
 
+import os
+import sys
+
+if __name__ == "__main__":  # nothing that lies beside this file is imported: it has not been checked yet
+    sys.path = [entry for entry in sys.path if os.path.realpath(entry) != os.path.dirname(os.path.realpath(__file__))]
+
 import argparse
 import contextlib
 import functools
@@ -15,10 +21,8 @@ import glob
 import hashlib
 import importlib
 import json
-import os
 import platform
 import re
-import sys
 import time
 from typing import Any, Callable, ClassVar, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
@@ -486,8 +490,12 @@ def bench(sessions: Dict[str, Any], feeds: Dict[str, Arrays], timing: Json) -> J
     return {
         "models": _latencies(samples),
         "speedups": _speedups(samples, timing["seed"]),
-        "protocol": dict(_protocol(timing), threads=threads),
+        "protocol": dict(_protocol(timing), threads=threads, input=_shapes(next(iter(feeds.values())))),
     }
+
+
+def _shapes(feeds: Arrays) -> Json:
+    return {name: list(array.shape) for name, array in feeds.items()}
 
 
 def race(loads: Dict[str, Callable[[], Step]], timing: Json) -> Json:
@@ -804,6 +812,7 @@ _TASKS: Dict[str, Callable[[Json], Tuple[Json, Json]]] = {
 
 # --- bundle ---------------------------------------------------------------------------------------------------
 
+SCHEMA = 1
 SUMS = "SHA256SUMS"
 ENGINE = "model.engine"
 _MANIFEST_KEYS: Dict[str, Tuple[str, ...]] = {
@@ -832,10 +841,10 @@ def check_bundle(folder: str) -> Json:
     return manifest
 
 
-def verify_checksums(folder: str) -> Set[str]:
-    """Names of the bundle's files, each of which is as SHA256SUMS says; AgentError (exit code 6) otherwise."""
-    listed = _read_sums(folder)
+def verify_checksums(folder: str) -> Dict[str, str]:
+    """SHA-256 of each of the bundle's files, which are as SHA256SUMS says; AgentError (exit code 6) otherwise."""
     present = _files_of(folder)
+    listed = _read_sums(folder)
     missing = sorted(set(listed) - present)
     extra = sorted(present - set(listed) - {SUMS, ENGINE})  # the engine is built on the board, after the sums
     if missing or extra:
@@ -844,15 +853,19 @@ def verify_checksums(folder: str) -> Set[str]:
         got = sha256_of(os.path.join(folder, name))
         if got != listed[name]:
             raise _damaged(folder, f"{name}: sha256 is {got}, expected {listed[name]}")
-    return set(listed)
+    return listed
 
 
 def _read_sums(folder: str) -> Dict[str, str]:
-    text = _read_text(os.path.join(folder, SUMS))
-    if text is None:
-        raise _damaged(folder, f"{SUMS} is missing or empty")
+    try:
+        with open(os.path.join(folder, SUMS), "rb") as stream:
+            text = stream.read().decode("utf-8")
+    except (OSError, ValueError) as error:
+        raise _damaged(folder, f"{SUMS} is missing or no text: {error}") from error
+    if not text.endswith("\n"):
+        raise _damaged(folder, f"{SUMS} is missing or empty, or its end is")
     listed: Dict[str, str] = {}
-    for line in text.splitlines():
+    for line in text[:-1].split("\n"):  # not splitlines: it splits at other characters too
         found = re.match(r"^([0-9a-f]{64}) [ *](.+)$", line)
         if not found:
             raise _damaged(folder, f"{SUMS}: cannot read the line {line!r}; expected 'SHA256  NAME'")
@@ -865,15 +878,15 @@ def _read_sums(folder: str) -> Dict[str, str]:
 
 
 def _files_of(folder: str) -> Set[str]:
-    """Relative names of all files but __pycache__; a link is refused, for it leads out of what was packed."""
+    """Relative names of all files but Python's cache of run.py; a link is refused, for it leads out of the bundle."""
     names: Set[str] = set()
     for base, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if name != "__pycache__"]
         for name in folders + files:
-            if os.path.islink(os.path.join(base, name)):
-                raise _damaged(folder, f"{name} is a symbolic link; expected a plain file")
+            path = os.path.join(base, name)
+            if os.path.islink(path) or not (os.path.isfile(path) or os.path.isdir(path)):
+                raise _damaged(folder, f"{name} is a symbolic link or a device; expected a plain file")
         names.update(os.path.relpath(os.path.join(base, name), folder).replace(os.sep, "/") for name in files)
-    return names
+    return {name for name in names if not re.match(r"__pycache__/run\.[\w.-]+\.pyc$", name)}
 
 
 def _damaged(folder: str, what: str) -> AgentError:
@@ -882,28 +895,68 @@ def _damaged(folder: str, what: str) -> AgentError:
     )
 
 
-def read_manifest(folder: str, verified: Set[str]) -> Json:
-    """manifest.json, if it is of a schema that this file knows and names only ``verified`` files."""
+def read_manifest(folder: str, verified: Dict[str, str]) -> Json:
+    """manifest.json, if it is of a schema that this file knows and tells of no other than the ``verified`` files."""
     if "manifest.json" not in verified:
         raise _damaged(folder, f"{SUMS} does not list manifest.json")
     with open(os.path.join(folder, "manifest.json"), encoding="utf-8") as stream:
         try:
-            manifest = json.load(stream)
+            manifest: Any = json.load(stream)
         except ValueError as error:
             raise _damaged(folder, f"manifest.json is not JSON: {error}") from error
-    if not isinstance(manifest, dict) or manifest.get("schema") != 1:
-        raise _damaged(folder, "manifest.json is not of schema 1")
+    schema = manifest.get("schema") if isinstance(manifest, dict) else None
+    if schema != SCHEMA:
+        raise _damaged(folder, f"manifest.json is not of schema {SCHEMA} but of {schema!r}, which this cannot read")
     missing = [key for key, parts in _MANIFEST_KEYS.items() if not _has(manifest, key, parts)]
     if missing:
         raise _damaged(folder, f"manifest.json lacks {missing} or a part of them")
+    _check_requirement(folder, manifest)
     if manifest["artifact"] is None and manifest["backend"] != "tensorrt":
         raise _damaged(folder, f"manifest.json names no artifact for {manifest['backend']}")
     needed = [manifest["golden"]["file"]] + ([manifest["artifact"]] if manifest["artifact"] else [])
     needed += [name[: -len(".xml")] + ".bin" for name in needed if name.endswith(".xml")]
-    unlisted = sorted(set(needed) - verified)
+    unlisted = sorted(set(needed) - set(verified))
     if unlisted:
         raise _damaged(folder, f"manifest.json names {unlisted}, which {SUMS} does not list")
-    return manifest
+    _check_consistent(folder, manifest, verified)
+    return dict(manifest)
+
+
+def _check_requirement(folder: str, manifest: Json) -> None:
+    requires = manifest["requires"]
+    for name in (manifest["backend"], requires["runtime"]):
+        if name not in (*SESSIONS, "tensorrt"):
+            raise _damaged(folder, f"manifest.json names the runtime {name!r}, expected one of {sorted(SESSIONS)}")
+    lists = [requires[kind] for kind in ("machine", "gpu") if requires.get(kind) is not None]
+    texts = [requires["version"], requires["rule"]] + [text for names in lists for text in names]
+    if not all(isinstance(names, list) for names in lists) or not all(isinstance(text, str) for text in texts):
+        raise _damaged(folder, f"manifest.json: requires: got {requires}, expected texts and lists of texts")
+
+
+def _check_consistent(folder: str, manifest: Json, verified: Dict[str, str]) -> None:
+    """What the manifest says twice; a bundle of the first version says it once."""
+    if manifest["backend"] != "tensorrt" and os.path.exists(os.path.join(folder, ENGINE)):
+        raise _damaged(folder, f"{ENGINE} is none of a bundle for {manifest['backend']}")
+    packed = {name: digest for name, digest in verified.items() if name != "manifest.json"}
+    stated = manifest.get("files", packed)
+    differing = sorted(name for name in {*packed, *stated} if packed.get(name) != stated.get(name))
+    if differing:
+        raise _damaged(folder, f"manifest.json and {SUMS} disagree about {differing}")
+    key = compatibility_key(manifest)
+    if manifest.get("compatibility", key) != key:
+        raise _damaged(folder, f"manifest.json has the compatibility key {manifest['compatibility']!r}, requires {key}")
+
+
+def compatibility_key(manifest: Json) -> str:
+    """What a bundle needs in one line, such as ``1;onnxruntime>=1.23.0;x86_64,AMD64;any;fp32``.
+
+    Schema, runtime with version, machines, GPUs and precision: bundles of one key run on the same devices.
+    """
+    requires = manifest["requires"]
+    sign = {"minimum": ">=", "exact": "=="}.get(requires["rule"], requires["rule"])
+    devices = [",".join(requires.get(kind) or ["any"]) for kind in ("machine", "gpu")]
+    runtime = f"{requires['runtime']}{sign}{requires['version']}"
+    return ";".join([str(manifest["schema"]), runtime, *devices, str(manifest.get("precision"))])
 
 
 def _has(manifest: Json, key: str, parts: Sequence[str]) -> bool:
@@ -911,18 +964,33 @@ def _has(manifest: Json, key: str, parts: Sequence[str]) -> bool:
 
 
 def _check_compatible(folder: str, manifest: Json) -> None:
-    if manifest["backend"] == "tensorrt":
-        raise _needs_trtexec(folder)
+    """Machine and GPU first, which nothing has to be imported for; then the runtime's version."""
+    if manifest["backend"] == "tensorrt" and not os.path.exists(os.path.join(folder, ENGINE)):
+        raise _needs_trtexec(folder)  # nothing is bound to a device yet; build_engine.sh checks the board
     requires = manifest["requires"]
     machine = platform.machine()
     if requires["machine"] is not None and machine not in requires["machine"]:
         raise _incompatible(manifest, f"it is for {requires['machine']}, this machine is {machine}")
+    wanted_gpus = requires.get("gpu")
+    if wanted_gpus is not None:
+        found = gpus()
+        if not set(wanted_gpus) & set(found):
+            raise _incompatible(manifest, f"it is for the GPU {wanted_gpus}, this machine has {found or 'none'}")
+    if manifest["backend"] == "tensorrt":
+        raise _needs_trtexec(folder)
     runtime, rule, wanted = requires["runtime"], requires["rule"], requires["version"]
     if rule not in _VERSION_RULES:
         raise _incompatible(manifest, f"version rule {rule!r} is unknown; expected one of {sorted(_VERSION_RULES)}")
     got = runtime_version(runtime)
     if not _VERSION_RULES[rule](_release(got), _release(wanted)):
         raise _incompatible(manifest, f"it needs {runtime} {wanted} ({rule}), installed is {got}")
+
+
+def gpus() -> List[str]:
+    """This machine's GPUs: a Jetson's chip (``nvidia,tegra234``), or the models that NVIDIA's driver tells."""
+    chips = (_read_text("/proc/device-tree/compatible") or "").split("\x00")
+    cards = "\n".join(_read_each("/proc/driver/nvidia/gpus/*/information"))
+    return [chip for chip in chips if chip] + re.findall(r"^Model:\s*(.+)$", cards, re.MULTILINE)
 
 
 _VERSION_RULES = {"minimum": lambda got, wanted: got >= wanted, "exact": lambda got, wanted: got == wanted}

@@ -171,7 +171,7 @@ def build_target(job: Job, dense_export: ir.Model) -> TargetReport:
         compressed = dense
         measured = measure_stage(job, dense, compressed)
     report = report_stage(job, dense, compressed, measured, notes)
-    ship_stage(job, dense, compressed)
+    ship_stage(job, dense, compressed, report.protocol)
     return report
 
 

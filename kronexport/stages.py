@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -37,7 +38,7 @@ from kronexport.precision.quantize import Scheme
 from kronexport.records import Check, ModelFigures, Plan, ProgressCallback, Structure, TargetReport
 from kronexport.ship.bundle import write_bundle
 from kronexport.ship.golden import Golden
-from kronexport.ship.manifest import build_manifest, requirement
+from kronexport.ship.manifest import build_manifest, requirement, session_options
 from kronexport.ship.output import OutputFolder
 from kronexport.ship.summary import layer_table, model_figures, target_report
 from kronexport.survey.project import Project
@@ -246,8 +247,8 @@ def report_stage(
     )
 
 
-def ship_stage(job: Job, dense: Network, network: Network) -> None:
-    """The intermediates, then the bundle: whole, or as it was."""
+def ship_stage(job: Job, dense: Network, network: Network, protocol: Mapping[str, Any]) -> None:
+    """The intermediates, then the bundle: whole, or as it was. ``protocol`` is that of its figures."""
     name, output = job.profile.name, job.output
     save_model(network.portable, output.portable_onnx(name))
     save_model(ir.load(dense.verified.path), output.target_dense_onnx(name))
@@ -261,11 +262,17 @@ def ship_stage(job: Job, dense: Network, network: Network) -> None:
         artifact=compiled.artifact.name if compiled.artifact else None,
         precision=job.config.precision,
         threads=job.threads,
-        runtime_options={},
-        requires=requirement(job.profile.backend, job.runtime, job.profile.machine),
+        runtime_options=session_options(job.profile.backend),
+        requires=requirement(
+            job.profile.backend,
+            job.runtime,
+            job.profile.machine,
+            gpu=(job.profile.board.compatible,) if job.profile.board else None,
+        ),
         tolerance=job.profile.tolerances[job.config.precision],
         kronexport_version=kronexport.__version__,
         rebuild=rebuild_command(job),
+        protocol=protocol,
     )
     write_bundle(
         output.bundle(name),
@@ -344,8 +351,15 @@ def rebuild_command(job: Job) -> str:
         "precision": config.precision,
         "int8-ranges": config.int8_ranges if config.precision == "int8" else "",
         "threads": str(job.threads),
+        "time-budget": config.time_budget or "",
     }
-    several = {"goal": config.goal, "include": config.include, "exclude": config.exclude}
+    measure = config.measure.model_dump(exclude_defaults=True, exclude={"threads"})
+    several = {
+        "goal": config.goal,
+        "include": config.include,
+        "exclude": config.exclude,
+        "set": [f"measure.{key}={value}" for key, value in measure.items()],
+    }
     words = ["kronexport", "build", _without_folder(config.model), "--target", job.profile.name]
     words += [word for flag, value in given.items() if value for word in (f"--{flag}", value)]
     words += [word for flag, values in several.items() for value in values for word in (f"--{flag}", value)]

@@ -4,10 +4,10 @@ It holds model.onnx, what the runtime loads if that is another file, golden data
 and SHA256SUMS, which is checked over the raw bytes of every other file before any of them is parsed.
 """
 
-import hashlib
 import platform
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +51,21 @@ def write_bundle(
         for name, source in copies.items():
             shutil.copy(source, aside / name)  # with its mode: build_engine.sh stays executable
         write_golden(golden, aside / GOLDEN_FILE)
-        write_json_aside(aside / MANIFEST_FILE, manifest.to_json())
+        files = _hashes(aside)
+        write_json_aside(aside / MANIFEST_FILE, replace(manifest, files=files).to_json())
         _write_sums(aside)
         if manifest.artifact is not None and manifest.requires.fits(platform.machine()):
             verify_golden(aside)  # what ships is run once as it ships, by the file that travels with it
+
+
+def read_bundle(folder: Path) -> dict[str, Any]:
+    """The manifest of a bundle that is whole, whatever device it is for; loads nothing.
+
+    Raises:
+        BundleError: A file is missing, altered or foreign.
+    """
+    with agent_errors():
+        return dict(agent.read_manifest(str(folder), agent.verify_checksums(str(folder))))
 
 
 def verify_bundle(folder: Path) -> dict[str, Any]:
@@ -118,8 +129,10 @@ def _copies(model_onnx: Path, compiled_files: Sequence[Path], manifest: Manifest
 
 def _write_sums(folder: Path) -> None:
     """SHA256SUMS in the format of ``sha256sum``, so that it can be checked without Python too."""
-    lines = []
-    for path in sorted(folder.iterdir()):
-        with path.open("rb") as stream:
-            lines.append(f"{hashlib.file_digest(stream, 'sha256').hexdigest()}  {path.name}\n")
+    lines = [f"{digest}  {name}\n" for name, digest in _hashes(folder).items()]
     (folder / SUMS_FILE).write_bytes("".join(lines).encode())
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file by its name, sorted."""
+    return {path.name: agent.sha256_of(str(path)) for path in sorted(folder.iterdir())}

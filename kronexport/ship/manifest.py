@@ -1,10 +1,15 @@
 """manifest.json: what a bundle holds and which device it fits, readable before anything in it is loaded."""
 
+import platform
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from kronexport import agent
 from kronexport.errors import KronexportError
 
 if TYPE_CHECKING:
@@ -14,6 +19,8 @@ Backend = Literal["onnxruntime", "openvino", "tensorrt"]
 
 MODEL_FILE = "model.onnx"
 GOLDEN_FILE = "golden.npz"
+_MAKERS = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxsim", "onnxruntime", "openvino", "numpy", "scipy")
+"""Packages on whose versions it depends what a build comes to."""
 _STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
 _DTYPES = {1: "float32", 10: "float16"}
 """ONNX TensorProto.DataType of an image input, by the name that numpy gives it."""
@@ -38,12 +45,16 @@ class OutputTensor:
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """What a device must have. ``machine`` lists values of ``platform.machine()``; None: any."""
+    """What a device must have.
+
+    ``machine`` lists values of ``platform.machine()``, ``gpu`` names that ``agent.gpus`` tells; None: any.
+    """
 
     runtime: Backend
     version: str
     rule: Literal["minimum", "exact"]
     machine: tuple[str, ...] | None
+    gpu: tuple[str, ...] | None = None
 
     def fits(self, machine: str) -> bool:
         """Whether it is for ``machine``, a value of ``platform.machine()``."""
@@ -61,7 +72,12 @@ class GoldenReference:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """manifest.json, key by key. ``artifact`` is the file that the runtime loads; None: built on the device."""
+    """manifest.json, key by key.
+
+    ``artifact`` is the file that the runtime loads; None: built on the device. ``runtime_options`` are all that are
+    set beside the threads. ``protocol`` is what the figures were measured by, empty where nothing was; ``rebuild`` the
+    command that made the bundle. ``files`` has the SHA-256 of every other file; ``write_bundle`` fills it in.
+    """
 
     model: str
     target: str
@@ -79,22 +95,38 @@ class Manifest:
     kronexport_version: str
     created: str
     rebuild: str
+    protocol: Mapping[str, Any]
+    versions: dict[str, str]
+    files: dict[str, str] = field(default_factory=dict)
     schema: Literal[1] = field(default=1, kw_only=True)
 
     def to_json(self) -> dict[str, Any]:
         """The object that is written; ``schema`` comes first, so that a reader sees it before the rest."""
-        return {"schema": self.schema, **asdict(self)}
+        value = {"schema": self.schema, **asdict(self)}
+        return {**value, "compatibility": agent.compatibility_key(value)}
 
 
-def requirement(backend: Backend, version: str, machine: tuple[str, ...] | None) -> Requirement:
+def requirement(
+    backend: Backend, version: str, machine: tuple[str, ...] | None, gpu: tuple[str, ...] | None = None
+) -> Requirement:
     """The runtime that a bundle needs, at the version it was built with.
 
     ONNX and OpenVINO IR are read by every later release, so the version built with is the least; a TensorRT engine
     fits only the very build that made it.
     """
     return Requirement(
-        runtime=backend, version=version, rule="exact" if backend == "tensorrt" else "minimum", machine=machine
+        runtime=backend,
+        version=version,
+        rule="exact" if backend == "tensorrt" else "minimum",
+        machine=machine,
+        gpu=gpu,
     )
+
+
+def session_options(backend: Backend) -> dict[str, Any]:
+    """What a session of the runtime is opened with beside its threads; of TensorRT, build_engine.sh has the flags."""
+    session = agent.SESSIONS.get(backend)
+    return {} if session is None else dict(session.DEFAULTS)
 
 
 def build_manifest(
@@ -110,6 +142,7 @@ def build_manifest(
     tolerance: float,
     kronexport_version: str,
     rebuild: str,
+    protocol: Mapping[str, Any],
 ) -> Manifest:
     """The manifest of one bundle; tensors, opset and IR version are read from the file that ships.
 
@@ -120,11 +153,12 @@ def build_manifest(
         artifact: Name of the file that the runtime loads, or None if the device has to build it.
         precision: ``fp32``, ``fp16`` or ``int8``.
         threads: Threads of the runtime that the figures were measured with.
-        runtime_options: Session options beside the threads.
+        runtime_options: See ``session_options``.
         requires: See ``requirement``.
         tolerance: Largest relative L2 of the golden outputs.
         kronexport_version: Version of the tool.
         rebuild: The command line that makes this bundle again.
+        protocol: How its figures were measured; empty where nothing was.
 
     Raises:
         KronexportError: The file is not one that may ship: other domains, more than one input, a dynamic shape.
@@ -149,7 +183,18 @@ def build_manifest(
         kronexport_version=kronexport_version,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         rebuild=rebuild,
+        protocol=protocol,
+        versions=_versions(),
     )
+
+
+def _versions() -> dict[str, str]:
+    """Of Python and of each maker that is installed."""
+    found = {"python": platform.python_version()}
+    for name in _MAKERS:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _standard_opset(loaded: "onnx.ModelProto", path: Path) -> int:

@@ -117,6 +117,7 @@ def manifest(model_onnx: Path, **changes: Any) -> Manifest:
         "tolerance": 1e-5,
         "kronexport_version": "0.1.0",
         "rebuild": "kronexport build sample:resnet20 --target cpu",
+        "protocol": {"rounds": 20},
     }
     return build_manifest(model_onnx, **(values | changes))
 
