@@ -203,6 +203,23 @@ def verify(
 
 
 @app.command()
+def compare(
+    builds: Annotated[
+        list[Path], typer.Argument(help="Output folders, report.json files, or bundles in an output.", metavar="BUILD…")
+    ],
+    *,
+    as_json: options.Json = False,
+) -> None:
+    """Set builds side by side, network and layers, and say which figures are not comparable."""
+    from kronexport import terminal  # noqa: PLC0415  loads rich
+    from kronexport.ship.compare import compare as compare_builds  # noqa: PLC0415  loads pydantic
+    from kronexport.ship.compare import comparison_to_json  # noqa: PLC0415  loads pydantic
+
+    found = compare_builds(builds)
+    print_json_or(as_json, comparison_to_json(found), lambda: terminal.print_comparison(found))
+
+
+@app.command()
 def report(
     out: Annotated[Path, typer.Argument(help="Output folder of a build.")], *, as_json: options.Json = False
 ) -> None:
