@@ -18,6 +18,7 @@ NOT_RECORDED: Final = "not recorded"
 
 _GROUND: Final = (
     "cpu_model",
+    "cpu_features",
     "machine",
     "logical_cores",
     "affinity",

@@ -110,6 +110,7 @@ def test_layers_are_matched_by_name(pair: Callable[..., dict[str, Any]], tmp_pat
         ({"environment": {**ENVIRONMENT, "runtime_version": "1.23.0"}}, "runtime_version", {"B": "1.23.0"}),
         ({"environment": {**ENVIRONMENT, "cpu_model": "Another"}}, "cpu_model", {"B": "Another"}),
         ({"environment": {**ENVIRONMENT, "machine": "aarch64"}}, "machine", {"B": "aarch64"}),
+        ({"environment": {**ENVIRONMENT, "cpu_features": ["avx2"]}}, "cpu_features", {"A": "not recorded"}),
         (
             {"environment": {**ENVIRONMENT, "runtime_options": {"spinning": False, "graph_optimization": "all"}}},
             "runtime_options.spinning",
