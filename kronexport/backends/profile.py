@@ -88,9 +88,8 @@ class TargetProfile(_Strict):
 
     ``opset`` and ``ir_version`` are the highest that the runtime reads. Ranks and channels per group in multiples of
     ``rank_multiple`` fill the device's lanes. ``tolerances``: largest relative L2 error from one stage to the next, for
-    each of ``precisions``. ``machine``: values of ``platform.machine()``, None for any. ``power_mode``: the one that
-    the roofline is of. ``routes``: how the device comes to each precision that it has, built here or not. ``facts``
-    gives the source of other keys. ``variant`` names the variant that these values are of; None where there is but one.
+    each of ``precisions``. ``machine``: values of ``platform.machine()``, None for any. ``facts`` gives the source of
+    other keys. ``variant`` names the variant that these values are of; None where there is but one.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*(@[a-z0-9.-]+)?$")]
@@ -105,8 +104,6 @@ class TargetProfile(_Strict):
     tolerances: dict[Precision, PositiveFloat]
     machine: Annotated[tuple[str, ...] | None, _TOML_LIST] = None
     memory_gb: PositiveFloat | None = None
-    power_mode: str | None = None
-    routes: dict[Precision, str] = Field(default_factory=dict)
     roofline: Roofline
     runtime: RuntimeRule
     board: Board | None = None

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from kronexport.backends.profile import RuntimeRule, TargetProfile, list_targets, load_target, targets_folder
+from kronexport.backends.profile import RuntimeRule, list_targets, load_target, targets_folder
 from kronexport.errors import UserInputError
 
 VALID = """
@@ -45,65 +45,12 @@ def target_file(folder: Path, text: str = VALID, name: str = "board") -> Path:
         ("jetson", "jetson-orin-nano", "tensorrt", 17, 8),
         ("jetson-orin-nano@jp6.0", "jetson-orin-nano", "tensorrt", 17, 8),
         ("jetson@jp6.2", "jetson-orin-nano@jp6.2", "tensorrt", 20, 9),
-        ("jetson@jp5.1", "jetson-orin-nano@jp5.1", "tensorrt", 17, 8),
-        ("jetson@jp7.2", "jetson-orin-nano@jp7.2", "tensorrt", 20, 9),
-        ("jetson-nano@jp4.6", "jetson-nano", "tensorrt", 13, 7),
-        ("jetson-xavier-nx@jp4.6", "jetson-xavier-nx@jp4.6", "tensorrt", 13, 7),
     ],
 )
 def test_names_aliases_and_variants_resolve(asked: str, name: str, backend: str, opset: int, ir_version: int) -> None:
     """The contract of the command line."""
     profile = load_target(asked)
     assert (profile.name, profile.backend, profile.opset, profile.ir_version) == (name, backend, opset, ir_version)
-
-
-CHIPS = {
-    "nvidia,tegra210": "5.3",
-    "nvidia,tegra186": "6.2",
-    "nvidia,tegra194": "7.2",
-    "nvidia,tegra234": "8.7",
-    "nvidia,tegra264": "11.0",
-}
-JETPACKS = {
-    "4.6": ("3.6", "10.2", "8.2.1", 13),
-    "5.1": ("3.8", "11.4", "8.5.2", 17),
-    "6.0": ("3.10", "12.2", "8.6.2", 17),
-    "6.2": ("3.10", "12.6", "10.3", 20),
-    "7.0": ("3.12", "13.0", "10.13", 20),
-    "7.2": ("3.12", "13.2", "10.16", 20),
-}
-"""Python, CUDA, TensorRT, opset."""
-
-
-def all_profiles() -> list[TargetProfile]:
-    """Every variant of every target."""
-    return [
-        load_target(profile.name if variant is None else f"{profile.name}@{variant}")
-        for profile in list_targets()
-        for variant in (profile.variant, *profile.variants)
-    ]
-
-
-@pytest.mark.parametrize("profile", [one for one in all_profiles() if one.board], ids=lambda one: one.name)
-def test_a_jetson_is_what_its_chip_and_its_jetpack_are(profile: TargetProfile) -> None:
-    """TensorRT 10 needs SM 7.0 or newer."""
-    board = profile.board
-    assert board is not None
-    assert board.sm == CHIPS[board.compatible]
-    assert (board.python, board.cuda, profile.runtime.version, profile.opset) == JETPACKS[board.jetpack]
-    assert profile.variant == f"jp{board.jetpack}"
-    assert int(profile.runtime.version.split(".")[0]) < 10 or float(board.sm) >= 7.0
-
-
-@pytest.mark.parametrize("profile", all_profiles(), ids=lambda one: one.name)
-def test_every_fact_is_of_a_key_that_is_there(profile: TargetProfile) -> None:
-    """And every precision that is built has a route."""
-    values = profile.model_dump()
-    for key in profile.facts:
-        table, _, name = key.rpartition(".")
-        assert (values[table] if table else values)[name] is not None
-    assert set(profile.precisions) <= set(profile.routes)
-    assert "power_mode" in profile.facts or profile.power_mode is None
 
 
 def test_no_name_or_alias_is_given_twice() -> None:
@@ -130,7 +77,7 @@ def test_the_targets_of_a_checkout_are_found() -> None:
 
 def test_an_unknown_target_is_answered_with_the_nearest_and_the_list() -> None:
     """Exit code 2."""
-    with pytest.raises(UserInputError, match=r"did you mean 'x86-openvino'.*jetson-orin-nano, .*x86-onnxruntime"):
+    with pytest.raises(UserInputError, match=r"did you mean 'x86-openvino'.*jetson-orin-nano, x86-onnxruntime"):
         load_target("x86-opnvino")
 
 
