@@ -9,7 +9,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -18,6 +18,8 @@ from kronexport.errors import UserInputError
 
 BackendName = Literal["onnxruntime", "openvino", "tensorrt"]
 Precision = Literal["fp32", "fp16", "int8"]
+Route = Literal["float-onnx", "fp16-onnx", "fp16-flag", "qdq-symmetric", "qdq-unsigned", "qdq-nncf"]
+"""How a runtime is brought to a precision; docs/add-a-target.md explains each."""
 
 IR_VERSION_OF_OPSET: Final = {13: 7, 17: 8, 18: 8, 19: 9, 20: 9}
 """The IR version of the ONNX release that brought an opset: a runtime that reads the one reads the other."""
@@ -86,24 +88,32 @@ class Fact(_Strict):
 class TargetProfile(_Strict):
     """A device with its runtime: what may be written for it, and what is known of it.
 
-    ``opset`` and ``ir_version`` are the highest that the runtime reads. Ranks and channels per group in multiples of
-    ``rank_multiple`` fill the device's lanes. ``tolerances``: largest relative L2 error from one stage to the next, for
-    each of ``precisions``. ``machine``: values of ``platform.machine()``, None for any. ``facts`` gives the source of
-    other keys. ``variant`` names the variant that these values are of; None where there is but one.
+    ``measured_here``: the target is whatever machine builds for it, so that what is measured there is its own; a device
+    of its own is never measured elsewhere. ``opset`` and ``ir_version`` are the highest that the runtime reads.
+    ``precisions`` are those that are built; ``routes`` says of every precision how device and runtime are brought to
+    it, the preferred way first, and is empty where they have no such arithmetic. Ranks and channels per group in
+    multiples of ``rank_multiple`` fill the device's lanes. ``tolerances``: largest relative L2 error from one stage to
+    the next, for each of ``precisions``. ``machine``: values of ``platform.machine()``, None for any. ``memory_gb``: of
+    the device that ``description`` names, the least that it is sold with; None where its makers are many.
+    ``power_mode``: the one that the roofline is of, None where none is chosen. ``facts`` gives the source of other
+    keys. ``variant`` names the variant that these values are of; None where there is but one.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*(@[a-z0-9.-]+)?$")]
     description: str
     aliases: Annotated[tuple[str, ...], _TOML_LIST] = ()
     backend: BackendName
+    measured_here: bool = False
     opset: int
     ir_version: int
     precisions: Annotated[tuple[Precision, ...], Field(strict=False, min_length=1)]
+    routes: dict[Precision, Annotated[tuple[Route, ...], _TOML_LIST]]
     threads: PositiveInt
     rank_multiple: PositiveInt
     tolerances: dict[Precision, PositiveFloat]
     machine: Annotated[tuple[str, ...] | None, _TOML_LIST] = None
     memory_gb: PositiveFloat | None = None
+    power_mode: str | None = None
     roofline: Roofline
     runtime: RuntimeRule
     board: Board | None = None
@@ -120,11 +130,23 @@ class TargetProfile(_Strict):
             raise ValueError(f"ir_version: got {self.ir_version}, expected {expected_ir}: that of opset {self.opset}")
         if set(self.tolerances) != set(self.precisions):
             raise ValueError(f"tolerances: got {sorted(self.tolerances)}, expected one a precision: {self.precisions}")
+        if set(self.routes) != set(get_args(Precision)):
+            raise ValueError(f"routes: got {sorted(self.routes)}, expected all of {sorted(get_args(Precision))}")
+        if without := [precision for precision in self.precisions if not self.routes[precision]]:
+            raise ValueError(f"routes.{without[0]}: got none, expected one: precisions names {without[0]}")
         if (self.backend == "tensorrt") != (self.board is not None):
             raise ValueError("board: expected with backend tensorrt, and with no other")
+        if self.measured_here and self.board is not None:
+            raise ValueError("measured_here: got true, expected false: the engine is built on the board")
+        known = _keys_with_facts()
+        if unknown := sorted(set(self.facts) - known):
+            raise ValueError(f"facts.{unknown[0]}: no such key{_did_you_mean(unknown[0], known)}")
         if self.variants and self.variant is None:
             raise ValueError("variant: missing, expected the name of the variant that the file itself describes")
         return self
+
+
+_TABLES: Final[dict[str, type[BaseModel]]] = {"roofline": Roofline, "runtime": RuntimeRule, "board": Board}
 
 
 def targets_folder() -> Path:
@@ -232,9 +254,16 @@ def _explained(detail: ErrorDetails) -> str:
 
 def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
     """The keys that the table around an unknown key may have."""
-    tables: dict[str, type[BaseModel]] = {"roofline": Roofline, "runtime": RuntimeRule, "board": Board, "facts": Fact}
+    tables: dict[str, type[BaseModel]] = {**_TABLES, "facts": Fact}
     model = tables[str(location[0])] if len(location) > 1 else TargetProfile
     return list(model.model_fields)
+
+
+def _keys_with_facts() -> set[str]:
+    """The keys that a fact may be of; those of a table with its name, such as ``roofline.launch_us``."""
+    keys = {f"{table}.{key}" for table, model in _TABLES.items() for key in model.model_fields}
+    keys |= {f"{table}.{precision}" for table in ("routes", "tolerances") for precision in get_args(Precision)}
+    return keys | (set(TargetProfile.model_fields) - {*_TABLES, "routes", "tolerances"})
 
 
 def _did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -1,5 +1,6 @@
 """Targets: the files that ship, how names resolve, and what a wrong file is told."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ precisions = ["fp32"]
 threads = 2
 rank_multiple = 4
 tolerances = { fp32 = 1e-5 }
+routes = { fp32 = ["float-onnx"], fp16 = [], int8 = ["qdq-unsigned", "qdq-symmetric"] }
 roofline = { peak_gmacs = 10, bandwidth_gbs = 5.5, launch_us = 0 }
 runtime = { package = "onnxruntime", version = "1.20", rule = "minimum" }
 """
@@ -45,6 +47,8 @@ def target_file(folder: Path, text: str = VALID, name: str = "board") -> Path:
         ("jetson", "jetson-orin-nano", "tensorrt", 17, 8),
         ("jetson-orin-nano@jp6.0", "jetson-orin-nano", "tensorrt", 17, 8),
         ("jetson@jp6.2", "jetson-orin-nano@jp6.2", "tensorrt", 20, 9),
+        ("jetson-nano@jp4.6", "jetson-nano", "tensorrt", 13, 7),
+        ("rpi", "rpi5", "onnxruntime", 18, 8),
     ],
 )
 def test_names_aliases_and_variants_resolve(asked: str, name: str, backend: str, opset: int, ir_version: int) -> None:
@@ -53,21 +57,139 @@ def test_names_aliases_and_variants_resolve(asked: str, name: str, backend: str,
     assert (profile.name, profile.backend, profile.opset, profile.ir_version) == (name, backend, opset, ir_version)
 
 
+def every_name() -> list[str]:
+    """Of all shipped targets, with their variants."""
+    return [f"{base.name}{at}" for base in list_targets() for at in ("", *(f"@{name}" for name in base.variants))]
+
+
+every_profile = pytest.mark.parametrize("name", every_name())
+
+
 def test_no_name_or_alias_is_given_twice() -> None:
     """Otherwise what a name resolves to would depend on the order of the files."""
     names = [name for profile in list_targets() for name in (profile.name, *profile.aliases)]
     assert len(names) == len(set(names))
 
 
-def test_every_figure_of_a_shipped_target_has_its_source() -> None:
+@every_profile
+def test_every_figure_of_a_shipped_target_has_its_source(name: str) -> None:
     """What ranks lowerings or limits the file written must be traceable, in every variant."""
-    needed = {"opset", "rank_multiple", "runtime.version"}
+    profile = load_target(name)
+    needed = {"opset", "threads", "rank_multiple", "runtime.version"}
     needed |= {f"roofline.{key}" for key in ("peak_gmacs", "bandwidth_gbs", "launch_us")}
-    for base in list_targets():
-        for profile in [base, *(load_target(f"{base.name}@{variant}") for variant in base.variants)]:
-            assert needed <= set(profile.facts), profile.name
-            assert profile.runtime.version in profile.facts["runtime.version"].value
-            assert str(profile.opset) in profile.facts["opset"].value
+    needed |= {f"routes.{precision}" for precision in ("fp32", "fp16", "int8")}
+    if not profile.measured_here:
+        needed.add("memory_gb")
+    if profile.board is not None:
+        needed |= {"power_mode", "board.jetpack", "board.sm", "board.compatible", "board.workspace_mib"}
+    assert needed <= set(profile.facts)
+    assert profile.runtime.version in profile.facts["runtime.version"].value
+    assert str(profile.opset) in profile.facts["opset"].value
+
+
+@every_profile
+def test_a_fact_of_a_device_says_the_figure_that_it_is_of(name: str) -> None:
+    """A variant that changes a figure changes the fact, too."""
+    profile = load_target(name)
+    if profile.measured_here:
+        return  # what was measured is given as a range
+    figures = {f"roofline.{key}": value for key, value in profile.roofline.model_dump().items()}
+    figures |= {"memory_gb": profile.memory_gb, "threads": profile.threads, "rank_multiple": profile.rank_multiple}
+    figures |= {f"board.{key}": value for key, value in (profile.board.model_dump() if profile.board else {}).items()}
+    for key, value in figures.items():
+        if isinstance(value, int | float):
+            assert value in map(float, re.findall(r"\d+(?:\.\d+)?", profile.facts[key].value)), key
+
+
+@every_profile
+def test_what_a_device_is_said_to_do_is_marked_unverified(name: str) -> None:
+    """Nothing was run on one; only what a target measured here says may be certain."""
+    profile = load_target(name)
+    keys = ["roofline.peak_gmacs", "roofline.bandwidth_gbs", "roofline.launch_us"]
+    assert profile.measured_here or all(profile.facts[key].unverified for key in keys)
+
+
+def test_only_the_targets_that_are_any_machine_are_measured_here() -> None:
+    assert [profile.name for profile in list_targets() if profile.measured_here] == ["x86-onnxruntime", "x86-openvino"]
+
+
+# --- devices ----------------------------------------------------------------------------------------------------
+
+JETPACKS = {
+    # TensorRT, opset, IR, Python, CUDA
+    "4.6": ("8.2.1", 13, 7, "3.6", "10.2"),
+    "5.1": ("8.5.2", 17, 8, "3.8", "11.4"),
+    "6.0": ("8.6.2", 17, 8, "3.10", "12.2"),
+    "6.2": ("10.3", 20, 9, "3.10", "12.6"),
+    "7.0": ("10.13", 20, 9, "3.12", "13.0"),
+    "7.2": ("10.16", 20, 9, "3.12", "13.2"),
+    "7.2.2": ("11.4.1", 20, 9, "3.12", "13.2"),
+}
+ORIN = {"5.1", "6.0", "6.2", "7.2", "7.2.2"}
+DEVICES = {
+    "jetson-nano": ("5.3", "nvidia,tegra210", {"4.6"}),
+    "jetson-tx2": ("6.2", "nvidia,tegra186", {"4.6"}),
+    "jetson-xavier-nx": ("7.2", "nvidia,tegra194", {"4.6", "5.1"}),
+    "jetson-agx-xavier": ("7.2", "nvidia,tegra194", {"4.6", "5.1"}),
+    "jetson-orin-nano": ("8.7", "nvidia,tegra234", ORIN),
+    "jetson-orin-nx": ("8.7", "nvidia,tegra234", ORIN),
+    "jetson-agx-orin": ("8.7", "nvidia,tegra234", ORIN),
+    "jetson-thor": ("11.0", "nvidia,tegra264", {"7.0", "7.2", "7.2.2"}),
+}
+
+
+def test_the_jetsons_are_those_that_there_are() -> None:
+    assert {profile.name for profile in list_targets() if profile.board is not None} == set(DEVICES)
+
+
+@pytest.mark.parametrize(
+    ("device", "jetpack"), [(device, jetpack) for device, (_, _, has) in DEVICES.items() for jetpack in sorted(has)]
+)
+def test_a_jetpack_brings_the_same_to_every_jetson(device: str, jetpack: str) -> None:
+    """TensorRT, the opset and IR that it reads, Python and CUDA."""
+    profile = load_target(f"{device}@jp{jetpack}")
+    assert profile.board is not None
+    got = profile.runtime.version, profile.opset, profile.ir_version, profile.board.python, profile.board.cuda
+    assert got == JETPACKS[jetpack]
+    assert (profile.board.jetpack, profile.variant) == (jetpack, f"jp{jetpack}")
+    assert (profile.board.sm, profile.board.compatible) == DEVICES[device][:2]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_jetson_has_no_other_jetpacks(device: str) -> None:
+    base = load_target(device)
+    assert {base.variant, *base.variants} == {f"jp{jetpack}" for jetpack in DEVICES[device][2]}
+
+
+@pytest.mark.parametrize(
+    ("name", "fp16", "int8"),
+    [
+        ("jetson-nano", ("fp16-flag", "fp16-onnx"), ()),
+        ("jetson-tx2", ("fp16-flag", "fp16-onnx"), ()),
+        ("jetson", ("fp16-flag", "fp16-onnx"), ("qdq-symmetric",)),
+        ("jetson@jp7.2.2", ("fp16-onnx",), ("qdq-symmetric",)),
+        ("rpi4", (), ("qdq-unsigned", "qdq-symmetric")),
+        ("rpi5", ("fp16-onnx",), ("qdq-unsigned", "qdq-symmetric")),
+        ("intel-n100", (), ("qdq-nncf", "qdq-unsigned")),
+        ("cpu", (), ("qdq-unsigned",)),
+    ],
+)
+def test_the_ways_to_a_precision_are_those_of_device_and_runtime(
+    name: str, fp16: tuple[str, ...], int8: tuple[str, ...]
+) -> None:
+    """None where the device has no such arithmetic; TensorRT 11 has no flags for it."""
+    routes = load_target(name).routes
+    assert (routes["fp16"], routes["int8"]) == (fp16, int8)
+
+
+def test_super_is_the_power_mode_of_the_jetpacks_that_have_it() -> None:
+    before, after = load_target("jetson"), load_target("jetson@jp6.2")
+    assert (before.power_mode, after.power_mode) == ("15W", "MAXN_SUPER")
+    assert before.roofline.peak_gmacs < after.roofline.peak_gmacs
+    assert before.roofline.bandwidth_gbs < after.roofline.bandwidth_gbs
+
+
+# --- how files are read -----------------------------------------------------------------------------------------
 
 
 def test_the_targets_of_a_checkout_are_found() -> None:
@@ -77,14 +199,14 @@ def test_the_targets_of_a_checkout_are_found() -> None:
 
 def test_an_unknown_target_is_answered_with_the_nearest_and_the_list() -> None:
     """Exit code 2."""
-    with pytest.raises(UserInputError, match=r"did you mean 'x86-openvino'.*jetson-orin-nano, x86-onnxruntime"):
+    with pytest.raises(UserInputError, match=r"did you mean 'x86-openvino'.*jetson-orin-nano, .*, x86-onnxruntime"):
         load_target("x86-opnvino")
 
 
 @pytest.mark.parametrize("asked", ["jetson@jp6.3", "jetson@"])
 def test_an_unknown_variant_is_answered_with_the_list(asked: str) -> None:
     """Exit code 2."""
-    with pytest.raises(UserInputError, match=r"no such variant.*jetson-orin-nano has jp6\.0, jp6\.2"):
+    with pytest.raises(UserInputError, match=r"no such variant.*jetson-orin-nano has jp6\.0, .*jp6\.2"):
         load_target(asked)
 
 
@@ -119,6 +241,21 @@ def test_a_variant_overrides_tables_key_by_key(tmp_path: Path) -> None:
         ("opset = 17", "opset = 12", r"opset: got 12, expected one of \[13, 17, 18, 19, 20\]"),
         ("ir_version = 8", "ir_version = 9", "ir_version: got 9, expected 8: that of opset 17"),
         ('precisions = ["fp32"]', 'precisions = ["fp32", "fp16"]', "tolerances: got .*expected one a precision"),
+        ("int8 = [", "int4 = [", r"routes\.int4.*: got 'int4'"),
+        (', int8 = ["qdq-unsigned", "qdq-symmetric"]', "", r"routes: got \['fp16', 'fp32'\], expected all of .*int8"),
+        ('fp32 = ["float-onnx"]', "fp32 = []", r"routes\.fp32: got none, expected one: precisions names fp32"),
+        ("fp16 = []", 'fp16 = ["fp16"]', r"routes\.fp16.*: got 'fp16', expected: .*'fp16-flag'"),
+        ("threads = 2", "threads = 2\nmeasured_here = 1", "measured_here: got 1, expected: .*boolean"),
+        (
+            "threads = 2",
+            'threads = 2\nfacts = { thread = { value = "2", source = "x" } }',
+            r"facts\.thread: no such key \(did you mean 'threads'\?\)",
+        ),
+        (
+            "threads = 2",
+            'threads = 2\nfacts = { roofline = { value = "2", source = "x" } }',
+            r"facts\.roofline: no such key \(did you mean 'roofline\.\w+'\?\)",
+        ),
         ('precisions = ["fp32"]', "precisions = []", r"precisions: got \[\], expected: .*at least 1"),
         ('"onnxruntime"\nopset', '"tensorrt"\nopset', "board: expected with backend tensorrt"),
         ('name = "board"', 'name = "other"', "name: got 'other', expected 'board'"),
@@ -168,3 +305,11 @@ def test_versions_are_compared_as_numbers(rule: str, wanted: str, version: str, 
     """1.9 is older than 1.23, and what a build appends doesn't count."""
     parsed = RuntimeRule.model_validate({"package": "runtime", "version": wanted, "rule": rule})
     assert parsed.allows(version) is allowed
+
+
+def test_what_is_built_on_a_board_is_not_measured_here(tmp_path: Path) -> None:
+    """Its engine does not run here."""
+    text = (targets_folder() / "jetson-nano.toml").read_text(encoding="utf-8")
+    folder = target_file(tmp_path, text.replace("threads = 1", "threads = 1\nmeasured_here = true"), "jetson-nano")
+    with pytest.raises(UserInputError, match="measured_here: got true, expected false: the engine is built on the"):
+        load_target("jetson-nano", folder)
