@@ -78,7 +78,7 @@ def instruments_for(config: BuildConfig, project: Project) -> InstrumentsOf:
 def _instruments(
     config: BuildConfig, project: Project, profile: TargetProfile, progress: ProgressCallback
 ) -> Instruments | None:
-    if profile.board is not None:
+    if not profile.measured_here:
         return None
     longest, asked = REHEARSAL, config.measure
     timing = Timing(

@@ -1,6 +1,7 @@
 """What each stage of a build does with one target: the parts that ``pipeline.py`` puts in order."""
 
 import logging
+import platform
 import shlex
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
@@ -17,6 +18,7 @@ from torch import nn
 import kronexport
 from kronexport.backends.base import Backend, Compiled
 from kronexport.backends.profile import TargetProfile
+from kronexport.backends.tensorrt import NO_DEVICE
 from kronexport.config import BuildConfig
 from kronexport.export.factors_file import save_factors
 from kronexport.export.onnx_export import export_onnx, save_model
@@ -180,14 +182,14 @@ def realize(job: Job, plan: Plan, model: nn.Module, exported: ir.Model, name: st
         return Network(plan, model, portable, verified, compiled, (*verified.checks, uncompiled()), None)
     with job.backend.runner(compiled, job.threads) as runner:
         check = verify_compiled(runner, job.project.input, job.project.golden, verified, tolerance)
-        evaluate = job.project.evaluate
+        evaluate = job.project.evaluate if job.profile.measured_here else None
         score = score_engine(runner, job.project.input, evaluate) if evaluate else None
     return Network(plan, model, portable, verified, compiled, (*verified.checks, check), score)
 
 
 def measure_stage(job: Job, dense: Network, compressed: Network) -> PairFigures | None:
-    """Time and memory against dense; None where there is no engine to run here."""
-    if dense.compiled.artifact is None or compressed.compiled.artifact is None:
+    """Time and memory against dense; None where the target is another device, or its engine cannot be made here."""
+    if not job.profile.measured_here or dense.compiled.artifact is None or compressed.compiled.artifact is None:
         return None
     job.progress("measure", 0, 1)
     options = job.config.measure
@@ -199,10 +201,18 @@ def measure_stage(job: Job, dense: Network, compressed: Network) -> PairFigures 
     )
 
 
+def device_notes(job: Job, network: Network) -> tuple[str, ...]:
+    """Where the engine of another device was verified, since the device itself was not there."""
+    if job.profile.measured_here or network.compiled.artifact is None:
+        return ()
+    here = f"{job.profile.backend} {job.runtime} on {platform.machine()}"
+    return (f"the engine was verified in {here}, not on the device; run there: python run.py check",)
+
+
 def precision_notes(job: Job, network: Network) -> tuple[str, ...]:
     """What int8 gains over the same network in float, timed side by side: it may gain nothing on this machine."""
     compiled = network.compiled.artifact
-    if network.verified.in_float is None or compiled is None:
+    if not job.profile.measured_here or network.verified.in_float is None or compiled is None:
         return ()
     options = job.config.measure
     speedup = bench_models(
@@ -237,13 +247,20 @@ def report_stage(
         dense=before,
         compressed=after,
         measured=measured,
-        no_device=compressed.compiled.reason,
+        no_device=None if job.profile.measured_here else NO_DEVICE,
+        uncompiled=compressed.compiled.reason,
         unevaluated=project.unevaluated,
         goals=[judge(goal, before, after, speedup) for goal in job.planner.goals_of(job.profile)],
         checks=compressed.checks,
         layers=layer_table(project.survey, compressed.plan, weight_errors(project.module, compressed.model)),
         pareto=compressed.plan.pareto,
-        notes=(*notes, *precision_notes(job, compressed), *compressed.verified.notes, *fitting_notes(job, compressed)),
+        notes=(
+            *notes,
+            *device_notes(job, compressed),
+            *precision_notes(job, compressed),
+            *compressed.verified.notes,
+            *fitting_notes(job, compressed),
+        ),
     )
 
 

@@ -20,17 +20,18 @@ BACKENDS: Final[dict[BackendName, Backend]] = {
 def require_runtime(profile: TargetProfile) -> str:
     """The release of the runtime that the target's files are made with; call it before any work.
 
-    For a target whose engine is built on its board this is the release that the profile names.
+    For a target whose engine is built on its board this is the release that the profile names. Another device with a
+    runtime that is here too is built for on any machine: its numbers are verified in that runtime.
 
     Raises:
         MissingRuntimeError: The runtime is missing here, or of a release that does not serve; with the pip command.
-        UserInputError: The target is another kind of machine than this one.
+        UserInputError: The target is measured here, but is another kind of machine than this one.
     """
     backend = BACKENDS[profile.backend]
     version = backend.require()
     if profile.board is not None:
         return profile.runtime.version
-    if profile.machine is not None and platform.machine() not in profile.machine:
+    if profile.measured_here and profile.machine is not None and platform.machine() not in profile.machine:
         raise UserInputError(
             f"target {profile.name!r}: this machine is {platform.machine()}, expected {' or '.join(profile.machine)}; "
             "choose a target of this machine: kronexport targets list"

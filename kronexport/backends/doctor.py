@@ -116,7 +116,8 @@ def target(profile: TargetProfile) -> Finding:
         return Finding(name, ok=False, version=None, remedy=str(error))
     if profile.board is not None:
         return Finding(name, ok=True, version=f"ONNX and build_engine.sh for {profile.runtime.package} {version}")
-    return Finding(name, ok=True, version=f"{profile.runtime.package} {version}")
+    where = "" if profile.measured_here else "; verified here, measured on the device"
+    return Finding(name, ok=True, version=f"{profile.runtime.package} {version}{where}")
 
 
 def _python() -> Finding:

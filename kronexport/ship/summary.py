@@ -75,6 +75,7 @@ def target_report(
     compressed: ModelFigures,
     measured: PairFigures | None,
     no_device: str | None,
+    uncompiled: str | None,
     unevaluated: str,
     goals: Sequence[GoalResult],
     checks: Sequence[Check],
@@ -84,11 +85,11 @@ def target_report(
 ) -> TargetReport:
     """The target's report.
 
-    ``no_device`` says why there is no engine that runs here, ``unevaluated`` why there is no score: with what
-    ``measured`` says, every null gets its reason.
+    ``no_device`` says why nothing is measured here, ``uncompiled`` why there is no engine to verify here,
+    ``unevaluated`` why there is no score: with what ``measured`` says, every null gets its reason.
     """
     unmeasured = {"layers.dense_us": NOT_PROFILED, "layers.us": NOT_PROFILED}
-    unmeasured |= _absent(no_device, unevaluated)
+    unmeasured |= _absent(no_device, uncompiled, unevaluated)
     unmeasured |= measured.unmeasured if measured else {}
     if any(point.latency is None for point in pareto):
         unmeasured["pareto.latency"] = UNTIMED
@@ -112,12 +113,12 @@ def target_report(
     )
 
 
-def _absent(no_device: str | None, unevaluated: str) -> dict[str, str]:
-    reasons = {}
+def _absent(no_device: str | None, uncompiled: str | None, unevaluated: str) -> dict[str, str]:
+    reasons = {} if uncompiled is None else {"verification.compiled": uncompiled}
     if no_device:
         figures = ("latency_ms", "peak_memory_bytes", "build_peak_memory_bytes")
-        reasons = {f"{side}.{figure}": no_device for side in ("dense", "compressed") for figure in figures}
-        reasons |= {"speedup": no_device, "verification.compiled": no_device}
+        reasons |= {f"{side}.{figure}": no_device for side in ("dense", "compressed") for figure in figures}
+        reasons["speedup"] = no_device
     if no_device or unevaluated:
         reasons |= {f"{side}.accuracy": no_device or unevaluated for side in ("dense", "compressed")}
     return reasons

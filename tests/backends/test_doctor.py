@@ -51,6 +51,12 @@ def test_a_jetson_is_ready_without_trtexec() -> None:
     assert doctor.trtexec(find=lambda _name: None).ok
 
 
+def test_another_device_is_ready_where_its_runtime_is() -> None:
+    """The finding says what cannot be done here."""
+    version = doctor.target(load_target("rpi5")).version
+    assert version == f"onnxruntime {onnxruntime.__version__}; verified here, measured on the device"
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -42,6 +42,20 @@ def test_a_target_of_another_machine_is_refused(monkeypatch: pytest.MonkeyPatch)
         require_runtime(load_target("cpu"))
 
 
+@pytest.mark.parametrize("machine", ["aarch64", "x86_64"])
+@pytest.mark.parametrize("name", ["rpi5", "intel-n100"])
+def test_another_device_is_built_for_on_any_machine(name: str, machine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is measured for it, so that no figure can be called its own."""
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    assert require_runtime(load_target(name))
+
+
+def test_another_device_needs_the_runtime_that_verifies_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime, "__version__", "1.9.0")
+    with pytest.raises(MissingRuntimeError, match=r"target 'rpi5': onnxruntime 1\.9\.0 is installed"):
+        require_runtime(load_target("rpi5"))
+
+
 @pytest.mark.parametrize(("name", "version"), [("jetson", "8.6.2"), ("jetson@jp6.2", "10.3")])
 def test_an_engine_needs_the_release_that_its_profile_names(name: str, version: str) -> None:
     """The board has it, not this machine."""

@@ -40,6 +40,7 @@ def gathered(**changes: Any) -> TargetReport:
         "compressed": figures(),
         "measured": MEASURED,
         "no_device": None,
+        "uncompiled": None,
         "unevaluated": "",
         "goals": (GoalResult("macs<=0.5", 0.4, met=True),),
         "checks": (),
@@ -72,6 +73,7 @@ def test_without_a_device_every_figure_says_so() -> None:
         compressed=nothing,
         measured=None,
         no_device="no device",
+        uncompiled="no engine",
         unevaluated="no --evaluate was given",
         goals=(GoalResult("latency<=0.5", None, None),),
         checks=(UNCOMPILED,),
@@ -81,6 +83,14 @@ def test_without_a_device_every_figure_says_so() -> None:
     assert {report.unmeasured[key] for key in ("compressed.latency_ms", "speedup", "goals.latency<=0.5")} == {
         "no device"
     }
+    assert report.unmeasured["verification.compiled"] == "no engine"
+
+
+def test_an_engine_that_was_verified_for_another_device_needs_no_reason() -> None:
+    nothing = figures(latency_ms=None, peak_memory_bytes=None, build_peak_memory_bytes=None, accuracy=None)
+    report = gathered(dense=nothing, compressed=nothing, measured=None, no_device="no device")
+    assert complete(report)
+    assert "verification.compiled" not in report.unmeasured
 
 
 def test_without_an_evaluator_only_the_accuracy_is_missing() -> None:
