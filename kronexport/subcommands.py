@@ -18,12 +18,19 @@ cache_app = typer.Typer(help="What is kept between runs, so that it is computed 
 
 @targets_app.command("list")
 def targets_list(*, as_json: options.Json = False) -> None:
-    """All targets with their aliases."""
+    """All targets with their aliases and variants."""
     from kronexport.backends.profile import list_targets  # noqa: PLC0415  loads pydantic
 
     profiles = list_targets()
     rows = [
-        {"name": p.name, "aliases": p.aliases, "backend": p.backend, "description": p.description} for p in profiles
+        {
+            "name": profile.name,
+            "aliases": profile.aliases,
+            "backend": profile.backend,
+            "description": profile.description,
+            "variants": list(profile.variants),
+        }
+        for profile in profiles
     ]
     print_json_or(as_json, rows, lambda: _print_targets(profiles))
 
@@ -32,13 +39,12 @@ def targets_list(*, as_json: options.Json = False) -> None:
 def targets_show(
     name: Annotated[str, typer.Argument(help="Target or alias.")], *, as_json: options.Json = False
 ) -> None:
-    """One target with every fact and its source."""
+    """One target: every value with its source, and what is unverified of it."""
     from kronexport import terminal  # noqa: PLC0415  loads rich
     from kronexport.backends.profile import load_target  # noqa: PLC0415  loads pydantic
 
     profile = load_target(name)
-    data = profile.model_dump(mode="json")
-    print_json_or(as_json, data, lambda: terminal.print_facts(data))
+    print_json_or(as_json, profile.model_dump(mode="json"), lambda: terminal.print_target(profile))
 
 
 @cache_app.command("info")
@@ -72,4 +78,5 @@ def print_json_or(as_json: bool, data: Any, print_text: Callable[[], None]) -> N
 def _print_targets(profiles: list["TargetProfile"]) -> None:
     for profile in profiles:
         names = ", ".join((profile.name, *profile.aliases))
-        typer.echo(f"{names:40} {profile.backend:12} {profile.description}")
+        variants = "".join(f", @{variant}" for variant in profile.variants)
+        typer.echo(f"{names:40} {profile.backend:12} {profile.description}{variants}")

@@ -15,6 +15,7 @@ from kronexport.ship.report_view import NO_VALUE, number
 
 if TYPE_CHECKING:
     from kronexport.backends.doctor import Finding
+    from kronexport.backends.profile import TargetProfile
     from kronexport.measure.latency import BenchResult
     from kronexport.pipeline import DryRun
     from kronexport.records import ParetoPoint, Plan
@@ -226,9 +227,23 @@ def _planned(found: "DryRun", plan: "Plan") -> dict[str, int]:
     }
 
 
-def print_facts(data: dict[str, Any]) -> None:
-    """Nested values as an indented list."""
-    _print_nested(Console(), data, "")
+def print_target(profile: "TargetProfile") -> None:
+    """One line a value by its dotted key; below it where the value comes from, and what nobody has checked."""
+    console = Console()
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    plain = profile.name.partition("@")[0]
+    variants = [plain, *(f"{plain}@{variant}" for variant in profile.variants)] if profile.variants else []
+    values = profile.model_dump(mode="json", exclude={"facts", "variants"})
+    for key, value in {**dict(_flat(values)), "variants": variants}.items():
+        say(f"{key}: {_as_text(value)}")
+        if (fact := profile.facts.get(key)) is not None:
+            say(f"    {fact.value}")
+            say(f"    source: {fact.source}")
+            if fact.unverified is not None:
+                say(f"    unverified: {fact.unverified}")
 
 
 def print_findings(findings: "Sequence[Finding]") -> None:
@@ -284,11 +299,18 @@ def _verdict(target: TargetReport) -> str:
     return f"speed-up {target.speedup.median:.2f}x, 95 % {low:.2f} to {high:.2f}: {target.speedup.verdict}"
 
 
-def _print_nested(console: Console, value: Any, indent: str) -> None:
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    for key, item in items:
-        if isinstance(item, dict | list) and item:
-            console.print(f"{indent}{key}:", highlight=False)
-            _print_nested(console, item, indent + "  ")
+def _flat(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of nested tables by its dotted key."""
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
         else:
-            console.print(f"{indent}{key}: {item}", highlight=False, soft_wrap=True)
+            yield f"{prefix}{key}", value
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(value) or "none"
+    return "-" if value is None else str(value)

@@ -153,7 +153,7 @@ def test_an_input_that_the_model_refuses_is_refused(size: str, words: tuple[str,
         (("--goal", "latency=0.5"), ("--goal 'latency=0.5'", "expected NAME<=NUMBER[UNIT]")),
         (("--goal", "latncy<=0.5"), ("did you mean 'latency'?",)),
         (("--goal", "latency<=5kB"), ("unknown unit 'kB' of latency", "us, ms, s")),
-        (("--precision", "int8"), ("int8", "fp32")),
+        (("--target", "jetson-nano", "--precision", "int8"), ("int8", "jetson-nano is built in fp32")),
         (("--mean", "0.5;0.5"), ("--mean '0.5;0.5'", "such as 0.485,0.456,0.406")),
         (("--include", "layer9*"), ("'layer9*'", "matches no convolution")),
         (("--calibration", "images"), ("--calibration images: does not exist",)),
@@ -286,14 +286,19 @@ def test_report_is_written_again_from_its_json(built_copy: Path) -> None:
 
 
 def test_targets_are_listed_with_their_aliases() -> None:
-    assert "jetson-orin-nano, jetson" in command("targets", "list").out
-    names = {entry["name"] for entry in json.loads(command("targets", "list", "--json").out)}
-    assert names >= {"x86-onnxruntime", "x86-openvino", "jetson-orin-nano"}
+    listed = command("targets", "list").out
+    assert "jetson-orin-nano, jetson" in listed
+    assert "JetPack 5.1, @jp4.6\n" in listed
+    variants = {entry["name"]: entry["variants"] for entry in json.loads(command("targets", "list", "--json").out)}
+    assert set(variants) >= {"x86-onnxruntime", "x86-openvino", "jetson-orin-nano", "rpi5"}
+    assert variants["jetson-xavier-nx"] == ["jp4.6"]
 
 
 def test_a_target_is_shown_with_its_sources() -> None:
     shown = json.loads(command("targets", "show", "jetson", "--json").out)
     assert (shown["name"], shown["opset"], shown["ir_version"]) == ("jetson-orin-nano", 17, 8)
+    assert shown["routes"]["int8"] == ["qdq-symmetric"]
+    assert shown["facts"]["routes.int8"]["source"]
     assert "source: " in command("targets", "show", "cpu").out
     unknown = command("targets", "show", "cpuu")
     assert unknown.code == 2

@@ -2,12 +2,12 @@
 
 import io
 import sys
-from dataclasses import dataclass
 
 import pytest
 
 from kronexport import terminal
 from kronexport.backends.doctor import Finding
+from kronexport.backends.profile import load_target
 from kronexport.measure.latency import BenchResult
 from kronexport.records import Report, Speedup
 from tests.ship.samples import LATENCY, report, target_report, unmeasured_target
@@ -104,23 +104,22 @@ def test_a_finding_comes_with_its_remedy_on_one_line(capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out.splitlines() == [f"missing onnxruntime: -  ->  {remedy}", "ok      torch: 2.13"]
 
 
-@dataclass(frozen=True)
-class Nested:
-    """What print_facts is given, and the lines that it prints."""
+def test_a_target_is_shown_with_every_source(capsys: pytest.CaptureFixture[str]) -> None:
+    """Below the value that it is of; a value without one stands alone, and what is not known is a dash."""
+    terminal.print_target(load_target("rpi4"))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "name: rpi4"
+    assert {"measured_here: no", "routes.fp16: none", "power_mode: -", "variants: none"} <= set(lines)
+    found = lines.index("roofline.peak_gmacs: 29.0")
+    assert lines[found + 1 : found + 5] == [
+        "    58 GFLOPS in fp32 = 29 GMAC/s, four cores",
+        "    source: cores x clock",
+        "    unverified: nothing was run on a device",
+        "roofline.bandwidth_gbs: 12.8",
+    ]
 
-    data: dict[str, object]
-    lines: list[str]
 
-
-@pytest.mark.parametrize(
-    "case",
-    [
-        Nested({"opset": 17}, ["opset: 17"]),
-        Nested({"runtime": {"version": "8.6"}}, ["runtime:", "  version: 8.6"]),
-        Nested({"aliases": ["jetson"]}, ["aliases:", "  0: jetson"]),
-        Nested({"facts": {}}, ["facts: {}"]),
-    ],
-)
-def test_facts_are_an_indented_list(case: Nested, capsys: pytest.CaptureFixture[str]) -> None:
-    terminal.print_facts(case.data)
-    assert capsys.readouterr().out.splitlines() == case.lines
+def test_the_variants_of_a_target_are_shown_as_they_are_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.print_target(load_target("jetson-xavier-nx@jp4.6"))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2:] == ["variant: jp4.6", "variants: jetson-xavier-nx, jetson-xavier-nx@jp4.6"]
