@@ -43,7 +43,7 @@ def test_ranges_that_there_are_not_are_refused(network: Path, tmp_path: Path) ->
     assert "'minmax', 'entropy' or 'percentile'" in ended.err
 
 
-def test_a_target_that_has_no_int8_refuses_it(network: Path, tmp_path: Path) -> None:
+def test_a_precision_that_a_target_is_not_built_in_is_refused(network: Path, tmp_path: Path) -> None:
     ended = command("build", f"{network}:net", "--input", INPUT, "--precision", "fp16", "--out", tmp_path / "out")
     assert ended.code == 2
     assert "--precision fp16: x86-onnxruntime is built in fp32, int8" in ended.err
