@@ -39,7 +39,8 @@ EXIT_FAILURE, EXIT_INPUT, EXIT_RUNTIME, EXIT_NUMBERS, EXIT_BUNDLE, EXIT_INTERRUP
 BOOTSTRAP_RESAMPLES = 2000
 MIN_ROUNDS_FOR_VERDICT = 5  # fewer paired rounds may all point one way by chance
 NOISE_FLOOR = 0.02  # one model opened twice in a process differed by up to 1.7 %, whatever the interval said
-SETTLE_SECONDS = 0.02  # worker threads of the candidate before spin for some milliseconds after its last inference
+SETTLE_SECONDS = 0.02
+REST_SECONDS = 0.05  # worker threads spin after their last inference, and keep the next candidate's off their core
 
 Arrays = Dict[str, Any]  # name -> numpy array
 Json = Dict[str, Any]
@@ -484,13 +485,13 @@ def bench(sessions: Dict[str, Any], feeds: Dict[str, Arrays], timing: Json) -> J
     steps = {name: session.step(feeds[name]) for name, session in sessions.items()}
     for step in steps.values():
         _timed(step, timing["warmup_seconds"])
-    with _no_garbage_collection():
-        samples = _interleaved(steps, timing["rounds"], timing["seconds"] / timing["rounds"])
     threads = next(iter(sessions.values())).threads
+    with _no_garbage_collection():
+        samples = _interleaved(steps, timing["rounds"], timing["seconds"] / timing["rounds"], _rest_seconds(threads))
     return {
         "models": _latencies(samples),
         "speedups": _speedups(samples, timing["seed"]),
-        "protocol": dict(_protocol(timing), threads=threads, input=_shapes(next(iter(feeds.values())))),
+        "protocol": dict(_protocol(timing, threads), threads=threads, input=_shapes(next(iter(feeds.values())))),
     }
 
 
@@ -498,7 +499,7 @@ def _shapes(feeds: Arrays) -> Json:
     return {name: list(array.shape) for name, array in feeds.items()}
 
 
-def race(loads: Dict[str, Callable[[], Step]], timing: Json) -> Json:
+def race(loads: Dict[str, Callable[[], Step]], timing: Json, threads: int) -> Json:
     """Interleaved latencies of many models; those that fail are set aside, and clear losers drop out.
 
     What counts is the fastest inference of each round: where other programs run too, an inference that outlasts a slice
@@ -509,6 +510,7 @@ def race(loads: Dict[str, Callable[[], Step]], timing: Json) -> Json:
     Args:
         loads: By name, what loads a model and gives its step; called once, just before the model's warm-up.
         timing: As of ``bench``, with drop_after and drop_factor.
+        threads: Threads of one inference.
 
     Returns:
         As ``bench``, but: "speedups" is of the fastest of each round, "floor_ms" their median in each of "models", a
@@ -523,7 +525,7 @@ def race(loads: Dict[str, Callable[[], Step]], timing: Json) -> Json:
     samples: Samples = {name: [] for name in racing}
     with _no_garbage_collection():
         for turn in range(timing["rounds"]):
-            _one_round(racing, turn, timing["seconds"] / timing["rounds"], samples)
+            _one_round(racing, turn, timing["seconds"] / timing["rounds"], samples, _rest_seconds(threads))
             if turn + 1 >= timing["drop_after"]:
                 for name in _clear_losers({name: samples[name] for name in racing}, timing["drop_factor"]):
                     if name != reference:
@@ -535,7 +537,7 @@ def race(loads: Dict[str, Callable[[], Step]], timing: Json) -> Json:
         "speedups": _speedups(fastest, timing["seed"]),
         "failed": failed,
         "protocol": dict(
-            _protocol(timing),
+            _protocol(timing, threads),
             drop_after=timing["drop_after"],
             drop_factor=timing["drop_factor"],
             speedup="median over rounds of baseline's fastest / candidate's fastest of that round",
@@ -586,19 +588,25 @@ def _speedups(samples: Samples, seed: int) -> Json:
     return {name: paired_speedup(baseline[: len(samples[name])], samples[name], seed) for name in names[1:]}
 
 
-def _interleaved(steps: Dict[str, Step], rounds: int, seconds: float) -> Samples:
+def _interleaved(steps: Dict[str, Step], rounds: int, seconds: float, rest: float) -> Samples:
     """``rounds`` rounds of all candidates."""
     samples: Samples = {name: [] for name in steps}
     for turn in range(rounds):
-        _one_round(steps, turn, seconds, samples)
+        _one_round(steps, turn, seconds, samples, rest)
     return samples
 
 
-def _one_round(steps: Dict[str, Step], turn: int, seconds: float, samples: Samples) -> None:
-    """Times every candidate for ``seconds``; the one that begins moves on by one each round."""
+def _rest_seconds(threads: int) -> float:
+    """How long nothing runs between two candidates, each of which has ``threads`` threads of its own."""
+    return REST_SECONDS if threads > 1 else 0.0
+
+
+def _one_round(steps: Dict[str, Step], turn: int, seconds: float, samples: Samples, rest: float) -> None:
+    """Times every candidate for ``seconds`` after a ``rest``; the one that begins moves on by one each round."""
     names = list(steps)
     first = turn % len(names)
     for name in names[first:] + names[:first]:
+        time.sleep(rest)
         _timed(steps[name], SETTLE_SECONDS)
         samples[name].append(_timed(steps[name], seconds))
 
@@ -638,7 +646,7 @@ def _check_timing(timing: Json) -> None:
             raise AgentError(f"{name}: got {timing[name]}; use {least} or more")
 
 
-def _protocol(timing: Json) -> Json:
+def _protocol(timing: Json, threads: int) -> Json:
     return {
         "mode": "closed loop, one inference at a time, host memory to host memory",
         "warmup_seconds": timing["warmup_seconds"],
@@ -646,9 +654,10 @@ def _protocol(timing: Json) -> Json:
         "rounds": timing["rounds"],
         "seed": timing["seed"],
         "order": "interleaved round by round, the first candidate moves on by one each round",
+        "rest_seconds": _rest_seconds(threads),
         "settle_seconds": SETTLE_SECONDS,
         "noise_floor": NOISE_FLOOR,
-        "settle": "untimed inferences at the start of each candidate's turn in a round",
+        "settle": "a rest and then untimed inferences at the start of each candidate's turn in a round",
         "clock": "time.perf_counter, garbage collection off",
         "statistics": "all samples kept, none dropped; percentiles interpolated linearly; std with n - 1",
         "speedup": "median over rounds of baseline's median / candidate's median of that round",
@@ -781,7 +790,7 @@ def _race_job(job: Json) -> Tuple[Json, Json]:
         return step
 
     loads: Dict[str, Callable[[], Step]] = {model["name"]: functools.partial(load, model) for model in job["models"]}
-    result = race(loads, {name: job[name] for name in _RACE_KEYS})
+    result = race(loads, {name: job[name] for name in _RACE_KEYS}, job["threads"])
     return result, options[0]
 
 

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import sys
+import time
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -320,8 +321,22 @@ def test_candidates_alternate_and_each_begins_in_turn(monkeypatch: pytest.Monkey
     monkeypatch.setattr(agent, "SETTLE_SECONDS", 0.0)
     calls: list[str] = []
     steps: dict[str, Callable[[], Any]] = {name: partial(calls.append, name) for name in "abc"}
-    agent._interleaved(steps, 3, 0.0)
+    agent._interleaved(steps, 3, 0.0, rest=0.0)
     assert "".join(calls) == "aabbcc" + "bbccaa" + "ccaabb"  # one to settle, one timed
+
+
+@pytest.mark.parametrize(("threads", "rests"), [(1, 0.0), (2, agent.REST_SECONDS)])
+def test_candidates_with_threads_rest_before_each_turn(
+    threads: int, rests: float, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads of the candidate before, which spin for a while, would be on the core that the next one needs."""
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    models = [{"name": name, "path": str(model)} for name in ("dense", "compressed")]
+    for task in ("bench", "race"):
+        result = agent.run_job(job(task, model, models=models, rounds=3, threads=threads))
+        assert result["protocol"]["rest_seconds"] == rests
+    assert slept == [rests] * 2 * 2 * 3
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
@@ -355,7 +370,7 @@ def race_of(times: dict[str, list[float]], monkeypatch: pytest.MonkeyPatch, **ch
 
     loads: dict[str, Callable[[], Callable[[], Any]]] = {name: partial(load, name) for name in times}
     timing = {"warmup_seconds": 0, "seconds": 10, "rounds": 5, "seed": 0, "drop_after": 2, "drop_factor": 1.5}
-    return agent.race(loads, {**timing, **changes})
+    return agent.race(loads, {**timing, **changes}, threads=1)
 
 
 def test_clear_losers_leave_the_race_and_the_reference_stays(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -406,7 +421,7 @@ def test_a_model_that_left_is_unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(agent, "_timed", lambda step, _seconds: step())
     timing = {"warmup_seconds": 0, "seconds": 1, "rounds": 3, "seed": 0, "drop_after": 2, "drop_factor": 1.5}
-    agent.race({"dense": lambda: reference, "slow": load}, timing)
+    agent.race({"dense": lambda: reference, "slow": load}, timing, threads=1)
     warmup, *rounds = open_sessions
     assert (warmup, rounds) == (0, [1] * 4 + [0] * 2)
 
@@ -422,7 +437,7 @@ def test_race_fails_if_its_reference_does_or_if_no_model_is_to_blame(code: int, 
     loads["dense" if first else "other"] = refuse
     timing = {"warmup_seconds": 0, "seconds": 1, "rounds": 1, "seed": 0, "drop_after": 1, "drop_factor": 1.5}
     with pytest.raises(agent.AgentError, match="refused") as caught:
-        agent.race(loads, timing)
+        agent.race(loads, timing, threads=1)
     assert caught.value.exit_code == code
 
 
