@@ -1,7 +1,7 @@
 """Static int8 with explicit Q/DQ pairs (onnxruntime.quantization): what every runtime here reads.
 
 Weights are symmetric per output channel. Activations are unsigned with a zero point for CPUs, whose kernels are for
-unsigned times signed; TensorRT takes symmetric signed ones alone.
+unsigned times signed; TensorRT takes symmetric signed ones alone (``symmetric.py``, ``groups.py``).
 """
 
 import logging
@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
 from kronexport.errors import KronexportError
+from kronexport.precision import symmetric
+from kronexport.precision.groups import refused_groups
 from kronexport.records import Ranges
 
 QUANTIZER_VERSION: Final = 1
@@ -36,10 +38,14 @@ _ELEMENT: Final = onnx.TensorProto.UINT8
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """How a target wants its numbers. ``symmetric``: signed activations without a zero point, as TensorRT does."""
+    """How a target wants its numbers. ``symmetric``: as TensorRT reads them, signed and without zero points."""
 
     symmetric: bool = False
     ranges: Ranges = "minmax"
+
+    def refused(self, graph: onnx.GraphProto) -> dict[str, str]:
+        """By name the Convs that the runtime has no int8 for, each with the reason; ``quantized`` leaves them float."""
+        return refused_groups(graph) if self.symmetric else {}
 
 
 def quantized(
@@ -60,6 +66,7 @@ def quantized(
         KronexportError: the model cannot be quantized.
     """
     kind = QuantType.QInt8 if scheme.symmetric else QuantType.QUInt8
+    in_float = sorted({*keep_float, *scheme.refused(model.graph)})
     with _quiet(), tempfile.TemporaryDirectory(prefix="kronexport-int8-") as folder:
         source, path = Path(folder, "float.onnx"), Path(folder, "int8.onnx")
         onnx.save(model, source)  # a model in memory would be changed
@@ -72,14 +79,18 @@ def quantized(
                 per_channel=True,
                 activation_type=kind,
                 weight_type=QuantType.QInt8,
-                nodes_to_exclude=list(keep_float),
+                nodes_to_exclude=in_float,
                 calibrate_method=_METHODS[scheme.ranges],
                 # a Transpose or Reshape between two layers in int8 moves bytes, not floats
-                extra_options={"ForceQuantizeNoInputCheck": True, "ActivationSymmetric": scheme.symmetric},
+                extra_options={"ForceQuantizeNoInputCheck": True, **(symmetric.OPTIONS if scheme.symmetric else {})},
             )
         except Exception as error:  # whatever the quantizer makes of an operator
             raise KronexportError(f"int8: the model cannot be quantized: {error}") from error
-        return onnx.shape_inference.infer_shapes(onnx.load(path), strict_mode=True)
+        result = onnx.load(path)
+    if scheme.symmetric:
+        symmetric.without_pairs_that_split(result.graph)
+        del result.graph.value_info[:]  # of what is no longer there, too
+    return onnx.shape_inference.infer_shapes(result, strict_mode=True)
 
 
 def quantized_layer(model: onnx.ModelProto, keep_float: Collection[str] = ()) -> onnx.ModelProto:

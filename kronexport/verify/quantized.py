@@ -49,7 +49,8 @@ def verify_quantized(
     """
     model = onnx.load(verified.path)
     steps = conv_steps(model.graph, sites)
-    kept = set(float_nodes(model.graph, float_steps))
+    refused = scheme.refused(model.graph)
+    kept = {*float_nodes(model.graph, float_steps), *refused}
     folder = verified.path.parent / "int8"
     folder.mkdir()
     path = folder / verified.path.name
@@ -82,12 +83,16 @@ def verify_quantized(
         in_float=verified.path,
         outputs=found,
         checks=(*verified.checks, done),
-        notes=(*verified.notes, *_notes(kept, harmful)),
+        notes=(*verified.notes, *_notes(kept, harmful, refused)),
     )
 
 
-def _notes(kept: Collection[str], harmful: Sequence[str]) -> list[str]:
+def _notes(kept: Collection[str], harmful: Sequence[str], refused: Mapping[str, str]) -> list[str]:
     notes = [f"int8: {len(kept)} Convs stay in float"] if kept else []
+    if refused:
+        shown = ", ".join(f"{name} ({why})" for name, why in list(refused.items())[:SHOWN])
+        named = shown + (", ..." if len(refused) > SHOWN else "")
+        notes.append(f"int8: the runtime has no int8 for groups of {len(refused)} Convs: {named}")
     if harmful:
         named = ", ".join(harmful[:SHOWN]) + (", ..." if len(harmful) > SHOWN else "")
         notes.append(f"int8: {len(harmful)} layers stay in float since they move the outputs most: {named}")

@@ -80,3 +80,19 @@ def test_a_tolerance_that_no_choice_keeps_is_refused(verified: VerifiedModel) ->
     """The Transpose is no layer, and stays in int8."""
     with pytest.raises(VerificationError, match="quantized: outputs differ from simplified's"):
         verify(verified, 1e-12)
+
+
+def test_groups_without_int8_stay_in_float_and_are_named(tmp_path: Path) -> None:
+    """By the runtime's rule, whatever the tolerance; the note says which Conv and why."""
+    weight = np.random.default_rng(2).standard_normal((8, 2, 1, 1), np.float32)
+    node = onnx.helper.make_node("Conv", ["x", "mild.weight"], ["y"], "one", group=4)
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, SHAPE) for name in "xy"]
+    graph = onnx.helper.make_graph(
+        [node], "one", ends[:1], ends[1:], [onnx.numpy_helper.from_array(weight, "mild.weight")]
+    )
+    path = tmp_path / "model.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), path)
+    model = VerifiedModel(path, run_onnx(path, IMAGES), (), ())
+    found = verify_quantized(model, IMAGES, FEEDS, Scheme(symmetric=True), sites=SITES, float_steps={}, tolerance=10.0)
+    assert in_float(found) == {"one"}
+    assert found.notes[-1] == "int8: the runtime has no int8 for groups of 1 Convs: one (4 groups of 2 to 2 channels)"

@@ -1,0 +1,49 @@
+"""Which Convs TensorRT computes in INT8: those in groups need channels per group in multiples of 4, in and out.
+
+Source: NVIDIA, TensorRT API, ``IConvolutionLayer::setNbGroups``. Depthwise Convs have one channel a group, so by the
+published rule they are none of them.
+"""
+
+from typing import Final
+
+import onnx
+
+INT8_MULTIPLE: Final = 4
+"""Of channels per group."""
+
+
+def int8_group_fits(groups: int, channels_in: int, channels_out: int) -> bool:
+    """Whether TensorRT has INT8 for a Conv; one without groups always fits.
+
+    Args:
+        groups: of the Conv.
+        channels_in: of one group.
+        channels_out: of one group.
+    """
+    return groups == 1 or (channels_in % INT8_MULTIPLE == 0 and channels_out % INT8_MULTIPLE == 0)
+
+
+def refused_groups(graph: onnx.GraphProto) -> dict[str, str]:
+    """By name the Convs that do not fit, each with its groups in words.
+
+    Args:
+        graph: weights are initializers, or come from one by Q/DQ.
+    """
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    makers = {output: node for node in graph.node for output in node.output}
+    refused: dict[str, str] = {}
+    for node in graph.node:
+        if node.op_type != "Conv":
+            continue
+        groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
+        filters, channels = _source_shape(node.input[1], shapes, makers)[:2]
+        if not int8_group_fits(groups, channels, filters // groups):
+            refused[node.name] = f"{groups} groups of {channels} to {filters // groups} channels"
+    return refused
+
+
+def _source_shape(name: str, shapes: dict[str, tuple[int, ...]], makers: dict[str, onnx.NodeProto]) -> tuple[int, ...]:
+    """The shape of a weight, which Q/DQ does not change."""
+    while name not in shapes:
+        name = makers[name].input[0]
+    return shapes[name]
