@@ -182,6 +182,18 @@ def test_the_ways_to_a_precision_are_those_of_device_and_runtime(
     assert (routes["fp16"], routes["int8"]) == (fp16, int8)
 
 
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_jetson_is_built_in_int8_where_its_gpu_has_it(device: str) -> None:
+    """From Volta's SM 7.2 on, in every JetPack; the tolerance is that of the other targets."""
+    base = load_target(device)
+    for profile in (base, *(load_target(f"{device}@{variant}") for variant in base.variants)):
+        assert profile.board is not None
+        has_it = float(profile.board.sm) >= 7.2
+        assert profile.precisions == (("fp32", "int8") if has_it else ("fp32",))
+        assert profile.routes["int8"] == (("qdq-symmetric",) if has_it else ())
+        assert profile.tolerances.get("int8") == (load_target("cpu").tolerances["int8"] if has_it else None)
+
+
 def test_super_is_the_power_mode_of_the_jetpacks_that_have_it() -> None:
     before, after = load_target("jetson"), load_target("jetson@jp6.2")
     assert (before.power_mode, after.power_mode) == ("15W", "MAXN_SUPER")
