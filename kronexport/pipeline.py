@@ -1,6 +1,6 @@
 """The line that a build runs along; the order of execution lives only here.
 
-    survey -> plan -> factorize -> export -> lower -> verify -> (int8: quantize) -> compile -> measure -> ship
+    survey -> plan -> factorize -> export -> lower -> verify -> (int8, fp16: precision) -> compile -> measure -> ship
 
 ``run`` surveys the model once and then walks each target down the rest of the line: ``build_target``. What a stage
 does is in ``stages.py`` and in the folder of its name.

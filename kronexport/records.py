@@ -244,7 +244,7 @@ class Check:
     ``rel_l2`` = ||y - y_ref|| / ||y_ref||. An approximation (stage ``factorized``) has no tolerance.
     """
 
-    stage: Literal["factorized", "portable", "lowered", "simplified", "quantized", "compiled"]
+    stage: Literal["factorized", "portable", "lowered", "simplified", "quantized", "half", "compiled"]
     against: str
     max_abs: float | None
     rel_l2: float | None

@@ -44,6 +44,7 @@ from kronexport.ship.manifest import build_manifest, requirement, session_option
 from kronexport.ship.output import OutputFolder
 from kronexport.ship.summary import layer_table, model_figures, target_report
 from kronexport.survey.project import Project
+from kronexport.verify.half import verify_half
 from kronexport.verify.quantized import verify_quantized
 from kronexport.verify.score import score_engine
 from kronexport.verify.stages import VerifiedModel, uncompiled, verify_compiled, verify_stages
@@ -55,7 +56,7 @@ FAR_FROM_DENSE = 0.5
 
 
 RANGE_IMAGES = 128
-"""Of calibration that the ranges of activations in int8 are taken from."""
+"""Of calibration that the ranges of activations in int8 and FP16 are taken from."""
 
 
 FactorizedModels = dict[tuple[tuple[str, Structure | None], ...], nn.Module]
@@ -147,7 +148,6 @@ def factorize_stage(job: Job, plan: Plan, outputs: Sequence[str]) -> Network:
 def realize(job: Job, plan: Plan, model: nn.Module, exported: ir.Model, name: str) -> Network:
     """Lower, verify, compile and score one network; each stage is checked against the one before."""
     folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=job.work))
-    tolerance = job.profile.tolerances["fp32"]
     job.progress(f"lower {name}", 0, 1)
     lowered = lower(exported, plan.forms, job.profile.opset)
     portable = exported.clone()
@@ -162,29 +162,38 @@ def realize(job: Job, plan: Plan, model: nn.Module, exported: ir.Model, name: st
         folder / "lowered.onnx",
         job.project.golden,
         batch=job.project.input.shape[0],
-        tolerance=tolerance,
+        tolerance=job.profile.tolerances["fp32"],
     )
-    if job.config.precision == "int8":
-        job.progress(f"quantize {name}", 0, 1)
-        tolerance = job.profile.tolerances["int8"]
-        verified = verify_quantized(
-            verified,
-            job.project.golden,
-            range_feeds(job.project),
-            Scheme(symmetric=job.profile.backend == "tensorrt", ranges=job.config.int8_ranges),
-            sites=[site.name for site in job.project.survey.sites],
-            float_steps=plan.float_steps,
-            tolerance=tolerance,
-        )
+    tolerance = job.profile.tolerances[job.config.precision]
+    verified = in_precision(job, plan, verified, name)
     job.progress(f"compile {name}", 0, 1)
     compiled = job.backend.compile(verified.path, folder / "compiled", job.profile)
     if compiled.artifact is None:
-        return Network(plan, model, portable, verified, compiled, (*verified.checks, uncompiled()), None)
+        return Network(plan, model, portable, verified, compiled, (*verified.checks, uncompiled(verified)), None)
     with job.backend.runner(compiled, job.threads) as runner:
         check = verify_compiled(runner, job.project.input, job.project.golden, verified, tolerance)
         evaluate = job.project.evaluate if job.profile.measured_here else None
         score = score_engine(runner, job.project.input, evaluate) if evaluate else None
     return Network(plan, model, portable, verified, compiled, (*verified.checks, check), score)
+
+
+def in_precision(job: Job, plan: Plan, verified: VerifiedModel, name: str) -> VerifiedModel:
+    """The model in the precision that was asked for; raises as ``verify_half`` and ``verify_quantized``."""
+    if job.config.precision == "fp32":
+        return verified
+    project, tolerance = job.project, job.profile.tolerances[job.config.precision]
+    job.progress(f"{job.config.precision} {name}", 0, 1)
+    if job.config.precision == "fp16":
+        return verify_half(verified, project.golden, range_feeds(project), tolerance=tolerance)
+    return verify_quantized(
+        verified,
+        project.golden,
+        range_feeds(project),
+        Scheme(symmetric=job.profile.backend == "tensorrt", ranges=job.config.int8_ranges),
+        sites=[site.name for site in project.survey.sites],
+        float_steps=plan.float_steps,
+        tolerance=tolerance,
+    )
 
 
 def measure_stage(job: Job, dense: Network, compressed: Network) -> PairFigures | None:
@@ -210,21 +219,22 @@ def device_notes(job: Job, network: Network) -> tuple[str, ...]:
 
 
 def precision_notes(job: Job, network: Network) -> tuple[str, ...]:
-    """What int8 gains over the same network in float, timed side by side: it may gain nothing on this machine."""
+    """What int8 or fp16 gains over the same network in float, timed side by side: perhaps nothing on this machine."""
     compiled = network.compiled.artifact
     if not job.profile.measured_here or network.verified.in_float is None or compiled is None:
         return ()
     options = job.config.measure
+    precision = job.config.precision
     speedup = bench_models(
-        {"fp32": network.verified.in_float, "int8": compiled},
+        {"fp32": network.verified.in_float, precision: compiled},
         Setting(job.profile.backend, job.threads, job.project.input),
         Timing(options.seconds, options.rounds, options.warmup_seconds),
-    ).speedups["int8"]
+    ).speedups[precision]
     low, high = speedup.ci95
     gain = f"{speedup.median:.2f}x, 95 % {low:.2f} to {high:.2f}: {speedup.verdict}"
     if speedup.verdict == "slower":
-        log.warning("%s: int8 is slower here than the same network in float: %s", job.profile.name, gain)
-    return (f"int8 over the same network in float: {gain}",)
+        log.warning("%s: %s is slower here than the same network in float: %s", job.profile.name, precision, gain)
+    return (f"{precision} over the same network in float: {gain}",)
 
 
 def report_stage(
@@ -340,7 +350,7 @@ def fitting_notes(job: Job, network: Network) -> tuple[str, ...]:
 
 
 def range_feeds(project: Project) -> list[dict[str, NDArray[np.float32]]]:
-    """What the ranges of int8 are taken from: calibration images in batches of the input's size, else golden data."""
+    """What ranges are taken from: calibration images in batches of the input's size, else golden data."""
     images = project.golden if project.calibration is None else project.calibration[:RANGE_IMAGES]
     batch = project.input.shape[0]
     starts = range(0, len(images) - batch + 1, batch)

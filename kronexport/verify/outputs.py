@@ -18,7 +18,7 @@ from kronexport.records import Check
 Outputs = Mapping[str, NDArray[Any]]
 """Arrays by output name, the first axis counting samples."""
 
-Stage = Literal["factorized", "portable", "lowered", "simplified", "quantized", "compiled"]
+Stage = Literal["factorized", "portable", "lowered", "simplified", "quantized", "half", "compiled"]
 
 
 def compare(stage: Stage, against: str, got: Outputs, reference: Outputs, tolerance: float | None) -> Check:

@@ -1,0 +1,126 @@
+"""The stage ``half``: an FP16 model that computes nearly what its float model does, nodes in float where they must be.
+
+Nodes that FP16 is too small for on calibration images and golden data stay in float. Where the outputs still move by
+more than the target's tolerance, the nodes that move them most, each in FP16 alone, stay in float, one after the other.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from kronexport import agent
+from kronexport.backends.base import agent_errors
+from kronexport.lower.standard import check_standard
+from kronexport.precision.half import half, half_nodes, rounded
+from kronexport.precision.half_ranges import ValueRanges, too_small_for, with_all_values
+from kronexport.verify.outputs import Outputs, compare, run_onnx
+from kronexport.verify.stages import VerifiedModel, require
+
+SHOWN = 5
+"""Nodes that a note names."""
+
+Feed = Mapping[str, NDArray[Any]]
+
+
+def verify_half(
+    verified: VerifiedModel, images: NDArray[np.float32], feeds: Sequence[Feed], *, tolerance: float
+) -> VerifiedModel:
+    """The model in FP16, beside its float one. Its outputs are those with every value rounded to FP16.
+
+    Args:
+        verified: the float model with its outputs.
+        images: golden inputs [K, C, H, W], of which ``verified`` has the outputs.
+        feeds: more inputs by name, each of the model's batch: what values may become.
+        tolerance: largest relative L2 of the outputs from the float ones.
+
+    Raises:
+        VerificationError: the outputs move further with all nodes in float.
+        UserInputError: a node holds a graph of its own.
+    """
+    model = ir.load(verified.path)
+    folder = verified.path.parent / "fp16"
+    folder.mkdir()
+    path, emulated = folder / verified.path.name, folder / "rounded.onnx"
+    batch = int(str(model.graph.inputs[0].shape[0])) if model.graph.inputs[0].shape else 1
+    golden = ({str(model.graph.inputs[0].name): images[at : at + batch]} for at in range(0, len(images), batch))
+    reasons = too_small_for(model, value_ranges(model, folder, [*feeds, *golden]))
+
+    def outputs(keep_float: Collection[str]) -> Outputs:
+        typed = half(model, keep_float)
+        ir.save(typed, path)
+        ir.save(rounded(typed), emulated)
+        return run_onnx(emulated, images)
+
+    def error(found: Outputs) -> float:
+        if not all(np.isfinite(output).all() for output in found.values()):
+            return np.inf
+        return compare("half", "simplified", found, verified.outputs, tolerance).rel_l2 or 0.0
+
+    nodes = half_nodes(model)
+    kept = set(nodes) & set(reasons)
+    found = outputs(kept)
+    harmful: list[str] = []
+    if error(found) > tolerance:
+        every = set(nodes)
+
+        def alone(node: str) -> float:
+            return error(outputs(every - {node}))
+
+        for node in sorted(every - kept, key=alone, reverse=True):
+            harmful.append(node)
+            kept.add(node)
+            found = outputs(kept)
+            if error(found) <= tolerance:
+                break
+    check_standard(ir.load(path))
+    require(compare("half", "simplified", run_onnx(path, images), verified.outputs, tolerance))
+    return replace(
+        verified,
+        path=path,
+        in_float=verified.path,
+        outputs=found,
+        checks=(*verified.checks, require(compare("half", "simplified", found, verified.outputs, tolerance))),
+        notes=(
+            *verified.notes,
+            *_notes(len(nodes), {name: reasons[name] for name in nodes if name in reasons}, harmful),
+        ),
+    )
+
+
+def value_ranges(model: ir.Model, folder: Path, feeds: Iterable[Feed]) -> ValueRanges:
+    """Of the inputs of ``model`` and of all that its nodes make, over ``feeds``, one at a time.
+
+    Raises:
+        KronexportError: the runtime cannot load the model, or fails in it.
+    """
+    path = folder / "all_values.onnx"
+    ir.save(with_all_values(model), path)
+    ranges = ValueRanges()
+    with agent_errors():
+        session = agent.open_session("onnxruntime", str(path), 1, {"graph_optimization": "disabled"})
+        for feed in feeds:
+            ranges.add(feed)
+            ranges.add(session.run(dict(feed)))
+    path.unlink()
+    return ranges
+
+
+def _notes(count: int, reasons: Mapping[str, str], harmful: Sequence[str]) -> list[str]:
+    notes = []
+    if reasons:
+        named = _few([f"{name} ({reason})" for name, reason in reasons.items()])
+        notes.append(f"fp16: {len(reasons)} of {count} nodes stay in float since FP16 is too small for them: {named}")
+    if harmful:
+        notes.append(
+            f"fp16: {len(harmful)} of {count} nodes stay in float since they move the outputs most: {_few(harmful)}"
+        )
+    return notes
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
