@@ -35,8 +35,9 @@ class Trial:
     Attributes:
         form: One of ``generate_forms``, or ``dense_form``.
         batch: Size of the first axis that the layer sees.
-        has_bias: Whether something is added to each output channel, a BatchNorm's shift included.
+        has_bias: Whether something is added to each output channel.
         activation: What follows right behind, if it is of this kind.
+        has_norm: Whether a BatchNorm stands between.
         float_steps: In int8, the Convs that stay in float, counted from 0.
     """
 
@@ -45,11 +46,12 @@ class Trial:
     has_bias: bool
     activation: Activation | None = None
     float_steps: tuple[int, ...] = ()
+    has_norm: bool = False
 
     @classmethod
     def of(cls, site: Site, form: Form) -> "Trial":
         """``form`` with what stands beside it at ``site``."""
-        return cls(form, site.batch, site.has_bias or site.has_norm, site.activation)
+        return cls(form, site.batch, site.has_bias, site.activation, has_norm=site.has_norm)
 
     @classmethod
     def left_dense(cls, site: Site) -> "Trial":
@@ -60,7 +62,7 @@ class Trial:
     def dense(self) -> "Trial":
         """The same layer left dense."""
         form = dense_form(self.form.structure.weight_shape, self.form.geometry, self.form.input_size)
-        return Trial(form, self.batch, self.has_bias, self.activation)
+        return Trial(form, self.batch, self.has_bias, self.activation, has_norm=self.has_norm)
 
     @property
     def input(self) -> InputSpec:
@@ -97,8 +99,14 @@ def micro_model(trial: Trial, opset: int, precision: Precision = "fp32") -> ir.M
     )
     filters = structure.weight_shape[0]
     emitter = Emitter(form, network, _LAYER)
-    output = emitter.emit(x, None, noise((filters,)) if trial.has_bias else np.zeros(filters, np.float32))
+    folds_norm = trial.has_norm and form.absorbs_affine
+    shift = noise((filters,)) if trial.has_bias or folds_norm else np.zeros(filters, np.float32)
+    output = emitter.emit(x, None, shift)
     tape = emitter.tape
+    if trial.has_norm and not folds_norm:
+        names = "scale", "shift", "mean", "variance"
+        numbers = [tape.initializer(ir.Tensor(np.abs(noise((filters,)))), name=f"norm.{name}") for name in names]
+        output = tape.op("BatchNormalization", [output, *numbers], name="norm")
     if trial.activation is not None:
         output = tape.op(trial.activation, [output], name="activation")
     shape = trial.batch, filters, *form.geometry.output_size(form.input_size)

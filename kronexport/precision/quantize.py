@@ -22,7 +22,7 @@ from kronexport.precision import symmetric
 from kronexport.precision.groups import refused_groups
 from kronexport.records import Ranges
 
-QUANTIZER_VERSION: Final = 1
+QUANTIZER_VERSION: Final = 2
 """To be raised when models are quantized otherwise, so that times of the earlier ones are left alone."""
 
 SCALE: Final = 2.0 / 255
@@ -34,6 +34,9 @@ _METHODS: Final[Mapping[Ranges, CalibrationMethod]] = {
     "percentile": CalibrationMethod.Percentile,
 }
 _ELEMENT: Final = onnx.TensorProto.UINT8
+_ACTIVATIONS: Final = frozenset({"Relu", "Clip"})
+_NARROW: Final = frozenset({"Conv", "Add"})
+"""Operators whose kernels in int8 give 8 bits to a MaxPool behind them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,8 @@ def quantized(
         KronexportError: the model cannot be quantized.
     """
     kind = QuantType.QInt8 if scheme.symmetric else QuantType.QUInt8
-    in_float = sorted({*keep_float, *scheme.refused(model.graph)})
+    in_float = {*keep_float, *scheme.refused(model.graph)}
+    in_float |= _pools_of_float(model.graph, in_float)
     with _quiet(), tempfile.TemporaryDirectory(prefix="kronexport-int8-") as folder:
         source, path = Path(folder, "float.onnx"), Path(folder, "int8.onnx")
         onnx.save(model, source)  # a model in memory would be changed
@@ -79,7 +83,7 @@ def quantized(
                 per_channel=True,
                 activation_type=kind,
                 weight_type=QuantType.QInt8,
-                nodes_to_exclude=in_float,
+                nodes_to_exclude=sorted(in_float),
                 calibrate_method=_METHODS[scheme.ranges],
                 # a Transpose or Reshape between two layers in int8 moves bytes, not floats
                 extra_options={"ForceQuantizeNoInputCheck": True, **(symmetric.OPTIONS if scheme.symmetric else {})},
@@ -91,6 +95,23 @@ def quantized(
         symmetric.without_pairs_that_split(result.graph)
         del result.graph.value_info[:]  # of what is no longer there, too
     return onnx.shape_inference.infer_shapes(result, strict_mode=True)
+
+
+def _pools_of_float(graph: onnx.GraphProto, in_float: Collection[str]) -> set[str]:
+    """The MaxPools that read what no kernel in int8 makes: those take as much of a float, and quantize what is left.
+
+    ONNX Runtime has a fast MaxPool of 8 bits behind a Conv or Add of 8 bits alone. On ResNet-18 one that was not behind
+    them took 6.8 ms of 20, and 0.2 ms in float. The result is the same, for rounding keeps the order of numbers.
+    """
+    makers = {output: node for node in graph.node for output in node.output}
+
+    def is_narrow(value: str) -> bool:
+        node = makers.get(value)
+        while node is not None and node.op_type in _ACTIVATIONS:
+            node = makers.get(node.input[0])
+        return node is not None and node.op_type in _NARROW and node.name not in in_float
+
+    return {node.name for node in graph.node if node.op_type == "MaxPool" and not is_narrow(node.input[0])}
 
 
 def quantized_layer(model: onnx.ModelProto, keep_float: Collection[str] = ()) -> onnx.ModelProto:

@@ -89,6 +89,13 @@ def test_what_is_behind_the_layer_is_there_only_if_it_is_asked_for() -> None:
     assert with_all == [*bare, "Add", "Relu"]
 
 
+def test_a_batch_norm_is_a_bias_to_a_form_that_takes_it_in_and_a_node_to_another() -> None:
+    normed = [Trial(form, 1, has_bias=False, has_norm=True) for form in (GROUPED, FOLDED)]
+    assert micro_key(normed[0], EXPORTER_OPSET) == key(GROUPED)
+    bare = operators(micro_model(Trial(FOLDED, 1, has_bias=False), EXPORTER_OPSET))
+    assert operators(micro_model(normed[1], EXPORTER_OPSET)) == [*bare, "BatchNormalization"]
+
+
 def test_all_structures_share_one_dense_model() -> None:
     """It is one reference for all forms of the layer."""
     other = generate_forms(gkpd_structure((4, 1, 3, 1), (2, 6, 1, 3), 3), GEOMETRY, SIZE)[0]

@@ -109,7 +109,7 @@ def test_all_that_is_chosen_was_timed_with_its_surroundings() -> None:
     assert found.basis == "measured"
     assert seconds(clock, found) > 0
     assert sum(choice.macs for choice in found.sites) <= 0.4 * SURVEY.macs
-    assert all(trial.has_bias and trial.activation == "Relu" for trial in clock.timed)
+    assert all(trial.has_norm and trial.activation == "Relu" for trial in clock.timed)
     assert clock.calls < measured.ROUNDS
 
 

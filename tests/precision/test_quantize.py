@@ -92,6 +92,19 @@ def test_nodes_that_are_named_stay_as_they_are() -> None:
     assert "first.weight" not in {name for node in found.graph.node if node.op_type == "Conv" for name in node.input}
 
 
+@pytest.mark.parametrize("kept", [[], ["first"]])
+def test_a_pool_is_in_int8_where_what_it_reads_is(kept: list[str], tmp_path: Path) -> None:
+    """It reads float behind a Conv in float, and what it gives is rounded afterwards, which comes to the same."""
+    model = chain()
+    (turn,) = (node for node in model.graph.node if node.name == "turn")
+    turn.CopyFrom(onnx.helper.make_node("MaxPool", ["b"], ["c"], "pool", kernel_shape=[1, 1]))
+    found = quantized(model, FEEDS, Scheme(), kept)
+    makers = {output: node for node in found.graph.node for output in node.output}
+    (pool,) = (node for node in found.graph.node if node.op_type == "MaxPool")
+    assert makers[pool.input[0]].op_type == ("Relu" if kept else "DequantizeLinear")
+    assert agent.rel_l2(run(found, tmp_path), run(model, tmp_path)) < NEAR
+
+
 @pytest.mark.parametrize("kept", [[], ["first"], ["second"], ["first", "second"]], ids=str)
 def test_a_layer_has_8_bits_at_both_ends(kept: list[str], tmp_path: Path) -> None:
     """Whichever of its Convs is in float; names of input and output stay."""
