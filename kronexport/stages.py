@@ -269,6 +269,7 @@ def report_stage(
             *device_notes(job, compressed),
             *precision_notes(job, compressed),
             *compressed.verified.notes,
+            *compressed.compiled.notes,
             *fitting_notes(job, compressed),
         ),
     )

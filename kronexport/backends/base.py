@@ -24,12 +24,13 @@ class Compiled:
     """What became of a model.onnx.
 
     ``artifact`` is the file that the runtime loads, one of ``files``; None if it cannot be made here, for which
-    ``reason`` says why. ``files`` is all that has to ship.
+    ``reason`` says why. ``files`` is all that has to ship. ``notes`` are for the report: what was checked of it.
     """
 
     artifact: Path | None
     files: tuple[Path, ...]
     reason: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Runner(Protocol):

@@ -7,6 +7,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from kronexport.precision.quantize import Scheme, quantized
+
 SHAPE = (1, 3, 8, 8)
 
 
@@ -17,8 +19,8 @@ def save_tiny_model(path: Path, *, opset: int = 17, ir_version: int = 8) -> Path
     bias = numpy_helper.from_array(random.normal(size=4).astype(np.float32), "b")
     graph = helper.make_graph(
         [
-            helper.make_node("Conv", ["x", "w", "b"], ["c"], pads=[1, 1, 1, 1]),
-            helper.make_node("Relu", ["c"], ["y"]),
+            helper.make_node("Conv", ["x", "w", "b"], ["c"], "conv", pads=[1, 1, 1, 1]),
+            helper.make_node("Relu", ["c"], ["y"], "relu"),
         ],
         "tiny",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, SHAPE)],
@@ -32,3 +34,10 @@ def save_tiny_model(path: Path, *, opset: int = 17, ir_version: int = 8) -> Path
 def images(samples: int = 1) -> NDArray[np.float32]:
     """Seeded normal input [samples, 3, 8, 8]."""
     return np.random.default_rng(1).normal(size=(samples, *SHAPE[1:])).astype(np.float32)
+
+
+def quantized_tiny_model(path: Path) -> Path:
+    """Puts the model at ``path`` into int8, as TensorRT reads it."""
+    feeds = [{"x": image[None]} for image in images(8)]
+    onnx.save(quantized(onnx.load(path), feeds, Scheme(symmetric=True)), path)
+    return path

@@ -14,21 +14,31 @@ from pathlib import Path
 import pytest
 
 from kronexport.backends import BACKENDS
-from kronexport.backends.profile import load_target
-from kronexport.backends.tensorrt import build_flags, build_script
+from kronexport.backends.build_script import build_script
+from kronexport.backends.profile import Route, load_target
+from kronexport.backends.trtexec import dialect_of
 from kronexport.errors import KronexportError
-from tests.backends.models import save_tiny_model
+from tests.backends.double import save_double
+from tests.backends.models import quantized_tiny_model, save_tiny_model
 
 OPTIONS = json.loads((Path(__file__).parent / "data" / "trtexec_options.json").read_text(encoding="utf-8"))["releases"]
 BASH = shutil.which("bash")
+JETPACKS = (
+    "jetson-nano",
+    "jetson@jp5.1",
+    "jetson",
+    "jetson@jp6.2",
+    "jetson@jp7.2",
+    "jetson@jp7.2.2",
+    "jetson-thor@jp7.0",
+)
 needs_bash = pytest.mark.skipif(BASH is None, reason="the script is bash, which this machine lacks")
 
-TRTEXEC = """#!/bin/sh
+FAILING = """#!/bin/sh
 for argument in "$@"; do
     case "$argument" in --saveEngine=*) printf engine >"${argument#--saveEngine=}" ;; esac
 done
-printf '%s\\n' "$@"
-exit "${TRTEXEC_EXIT:-0}"
+exit 5
 """
 DPKG = """#!/bin/sh
 case "$*" in *"libnvinfer${INSTALLED%%.*}") printf %s "$INSTALLED" ;; *) exit 1 ;; esac
@@ -48,38 +58,15 @@ def test_a_target_without_a_board_has_no_script() -> None:
         build_script(load_target("cpu"))
 
 
-@pytest.mark.parametrize(
-    ("version", "expected"),
-    [
-        ("8.2.1", ("--workspace=512", "--buildOnly")),
-        ("8.5.2", ("--memPoolSize=workspace:512", "--buildOnly")),
-        ("8.6.2", ("--memPoolSize=workspace:512", "--skipInference")),
-        ("10.3", ("--memPoolSize=workspace:512", "--skipInference")),
-        ("11.0", ("--memPoolSize=workspace:512", "--skipInference")),
-    ],
-)
-def test_build_flags_follow_the_release(version: str, expected: tuple[str, str]) -> None:
-    """Memory and build-only were renamed on the way; fp32 is fp32 in all of them."""
-    flags = build_flags(version, 512)
-    assert (flags[0], flags[-1]) == expected
-    assert "--noTF32" in flags
-
-
-@pytest.mark.parametrize("release", OPTIONS)
-def test_every_release_knows_the_build_flags_it_is_given(release: str) -> None:
-    assert {flag.removeprefix("--").split("=")[0] for flag in build_flags(release, 1024)} <= set(OPTIONS[release])
-
-
-@pytest.mark.parametrize(("name", "release"), [("jetson", "8.6"), ("jetson@jp6.2", "10.3")])
-def test_every_option_in_the_script_is_one_of_the_release(name: str, release: str) -> None:
-    """Those written out in the script too."""
-    text = build_script(load_target(name))
-    trtexec_lines = [
-        line for line in text.splitlines() if re.search(r"_flags=|trtexec\" --|--exportLayer|loadEngine", line)
-    ]
-    options = set(re.findall(r"--(\w+)[= )]", " ".join(trtexec_lines) + " "))
-    assert {"onnx", "saveEngine", "timingCacheFile", "exportLayerInfo", "loadEngine", "exportTimes"} <= options
-    assert options <= set(OPTIONS[release])
+@pytest.mark.parametrize("name", JETPACKS)
+@pytest.mark.parametrize("route", ["float-onnx", "qdq-symmetric", "fp16-onnx"])
+def test_every_option_in_the_script_is_one_of_the_release(name: str, route: Route) -> None:
+    """Those written out in the template too: whatever stands in a line that calls trtexec or is part of a command."""
+    profile = load_target(name)
+    text = build_script(profile, route)
+    words = set(re.findall(r'"--(\w+)[^"]*"', text))
+    assert {"onnx", "saveEngine", "timingCacheFile", "exportLayerInfo", "loadEngine", "exportTimes"} <= words
+    assert words <= set(OPTIONS[dialect_of(profile.runtime.version).release])
 
 
 @needs_bash
@@ -95,14 +82,17 @@ def test_the_script_is_executable_bash_for_its_target(name: str, tmp_path: Path)
     assert os.access(script, os.X_OK)
     assert "set -euo pipefail" in text
     assert f"tensorrt={profile.runtime.version}\n" in text
+    assert profile.board is not None
+    assert f"model-sm{profile.board.sm.replace('.', '')}-trt{profile.runtime.version}-fp32.engine" in text
     assert not re.search(r"@\w+@", text)
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
 def test_shellcheck_has_no_complaint(tmp_path: Path) -> None:
     script = tmp_path / "build_engine.sh"
-    script.write_text(build_script(load_target("jetson")), encoding="utf-8")
-    subprocess.run(["shellcheck", str(script)], check=True)
+    for name in JETPACKS:
+        script.write_text(build_script(load_target(name)), encoding="utf-8")
+        subprocess.run(["shellcheck", str(script)], check=True)
 
 
 # --- the script at work ---------------------------------------------------------------------------------------
@@ -111,7 +101,7 @@ def test_shellcheck_has_no_complaint(tmp_path: Path) -> None:
 class Bundle:
     """A bundle on a machine whose device tree, dpkg-query and trtexec are stand-ins."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, target: str = "jetson", route: Route = "float-onnx", fallback: str = "") -> None:
         self.folder = folder / "a bundle"
         self.bin = folder / "bin"
         self.home = folder / "home"
@@ -119,12 +109,15 @@ class Bundle:
         for made in (self.folder, self.bin, self.home):
             made.mkdir()
         self.compatible.write_bytes(b"nvidia,p3768-0000+p3767-0005\0nvidia,tegra234\0")
-        self.tool("trtexec", TRTEXEC)
+        self.release = dialect_of(load_target(target).runtime.version).release
+        save_double(self.bin / "trtexec", self.release, fallback)
         self.tool("dpkg-query", DPKG)
         model = save_tiny_model(self.folder / "model.onnx")
+        if route == "qdq-symmetric":
+            quantized_tiny_model(model)
         digest = hashlib.sha256(model.read_bytes()).hexdigest()
         (self.folder / "SHA256SUMS").write_text(f"{'0' * 64}  run.py\n{digest}  model.onnx\n", encoding="utf-8")
-        text = build_script(load_target("jetson")).replace("/proc/device-tree/compatible", str(self.compatible))
+        text = build_script(load_target(target), route).replace("/proc/device-tree/compatible", str(self.compatible))
         (self.folder / "build_engine.sh").write_text(text, encoding="utf-8")
         self.before = self.files()
 
@@ -135,12 +128,11 @@ class Bundle:
     def files(self) -> set[str]:
         return {path.name for path in self.folder.iterdir()}
 
-    def run(self, installed: str = "8.6.2.3-1+cuda12.2", trtexec_exit: int = 0) -> subprocess.CompletedProcess[str]:
+    def run(self, installed: str = "8.6.2.3-1+cuda12.2") -> subprocess.CompletedProcess[str]:
         environment = {
             "PATH": f"{self.bin}:/usr/bin:/bin",
             "HOME": str(self.home),
             "INSTALLED": installed,
-            "TRTEXEC_EXIT": str(trtexec_exit),
         }
         command = [str(BASH), str(self.folder / "build_engine.sh")]
         return subprocess.run(command, check=False, capture_output=True, text=True, env=environment, cwd="/")
@@ -157,20 +149,60 @@ def test_the_engine_is_built_in_the_bundle_and_nothing_else_is_left(bundle: Bund
     done = bundle.run()
     assert done.returncode == 0, done.stderr
     assert bundle.files() == bundle.before | {"model.engine"}
-    assert "--onnx=model.onnx" in done.stdout
-    assert "--skipInference" in done.stdout
+    assert "[double, not TensorRT]" in done.stdout
     assert "model.engine" in done.stdout.splitlines()[-1]
     assert "--noDataTransfers" in done.stdout.splitlines()[-1]
-    assert (bundle.home / ".cache/kronexport/jetson-orin-nano/build.log").is_file()
+    cache = bundle.home / ".cache/kronexport/jetson-orin-nano"
+    name = "model-sm87-trt8.6.2-fp32"
+    assert {path.name for path in cache.iterdir()} == {
+        "timing-8.6.2.cache",
+        f"{name}.engine",
+        f"{name}.layers.json",
+        f"{name}.log",
+    }
+    assert (cache / f"{name}.engine").read_bytes() == (bundle.folder / "model.engine").read_bytes()
+
+
+@needs_bash
+@pytest.mark.parametrize(
+    ("target", "installed"),
+    [
+        ("jetson-xavier-nx@jp4.6", "8.2.1-1+cuda10.2"),
+        ("jetson@jp5.1", "8.5.2-1+cuda11.4"),
+        ("jetson@jp6.2", "10.3.0.30-1+cuda12.5"),
+        ("jetson@jp7.2", "10.16.1-1+cuda13.2"),
+        ("jetson@jp7.2.2", "11.4.1-1+cuda13.2"),
+    ],
+)
+def test_each_release_builds_int8_by_its_own_options(target: str, installed: str, tmp_path: Path) -> None:
+    """The double refuses what the release does not know, and Q/DQ where it was not told of int8."""
+    bundle = Bundle(tmp_path, target, "qdq-symmetric")
+    bundle.compatible.write_bytes(b"nvidia,tegra194\0nvidia,tegra234\0")
+    done = bundle.run(installed)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert bundle.files() == bundle.before | {"model.engine"}
+
+
+@needs_bash
+def test_an_engine_without_a_layer_in_the_precision_is_refused(tmp_path: Path) -> None:
+    """Exit code 4: int8 was asked for, and FP32 was built, silently."""
+    bundle = Bundle(tmp_path, "jetson", "qdq-symmetric", fallback="conv")
+    done = bundle.run()
+    assert done.returncode == 4
+    assert "int8 was asked for, and no layer of the engine runs in it" in done.stderr
+    assert bundle.files() == bundle.before
 
 
 @needs_bash
 def test_a_build_that_fails_leaves_no_engine(bundle: Bundle) -> None:
     """Although trtexec had begun to write one."""
-    done = bundle.run(trtexec_exit=5)
+    bundle.tool("trtexec", FAILING)
+    done = bundle.run()
     assert done.returncode == 1
     assert "trtexec could not build the engine" in done.stderr
     assert bundle.files() == bundle.before
+    kept = {path.name for path in (bundle.home / ".cache/kronexport/jetson-orin-nano").iterdir()}
+    assert kept == {"model-sm87-trt8.6.2-fp32.log"}
 
 
 @needs_bash
