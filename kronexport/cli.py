@@ -65,7 +65,7 @@ def build(
     ] = None,
     include: options.Include = None,
     exclude: options.Exclude = None,
-    precision: Annotated[str | None, typer.Option(help="fp32 or int8")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, fp16 or int8")] = None,
     int8_ranges: Annotated[str | None, typer.Option(help="minmax, entropy or percentile; default: minmax")] = None,
     threads: options.Threads = None,
     time_budget: options.TimeBudget = None,
