@@ -20,6 +20,7 @@ from kronexport.lower.emit import Emitter
 from kronexport.lower.forms import Form, dense_form
 from kronexport.lower.lowering import lower
 from kronexport.lower.opset import IR_VERSIONS
+from kronexport.precision.half import half_layer
 from kronexport.precision.quantize import QUANTIZER_VERSION, quantized_layer
 from kronexport.precision.steps import float_nodes
 from kronexport.records import Activation, InputSpec, Precision, Site
@@ -81,7 +82,7 @@ def micro_model(trial: Trial, opset: int, precision: Precision = "fp32") -> ir.M
     Args:
         trial: What to build.
         opset: the target's, reached as the network's is: stepped down to, never raised.
-        precision: of the network that the layer is part of; in int8 input and output are 8 bits wide.
+        precision: of the network that the layer is part of; input and output are as wide.
 
     Raises:
         UserInputError: ``opset`` cannot be reached.
@@ -120,8 +121,10 @@ def micro_model(trial: Trial, opset: int, precision: Precision = "fp32") -> ir.M
         name="micro",
     )
     model = lower(ir.Model(graph, ir_version=IR_VERSIONS[EXPORTER_OPSET]), {}, opset)
-    if precision != "int8":
+    if precision == "fp32":
         return model
+    if precision == "fp16":
+        return half_layer(model)
     proto = ir.to_proto(model)
     return ir.from_proto(quantized_layer(proto, float_nodes(proto.graph, {_LAYER: trial.float_steps})))
 

@@ -22,6 +22,7 @@ from kronexport.lower.lowering import lower
 from kronexport.measure.latency import BenchResult, bench_models
 from kronexport.measure.memory import measure_memory
 from kronexport.measure.setting import Setting, Timing
+from kronexport.precision.half import half
 from kronexport.precision.quantize import Scheme, quantized
 from kronexport.precision.steps import float_nodes
 from kronexport.records import ModelFigures, Plan, Precision, ProgressCallback, Speedup, Structure
@@ -118,6 +119,8 @@ class Rehearsal:
         lowered = lower(self._portable(structures), forms, self.opset)
         if self.precision == "int8":
             lowered = self._quantized(lowered, {} if plan is None else plan.float_steps)
+        if self.precision == "fp16":
+            lowered = half(lowered)
         save_model(lowered, path)
         return path
 

@@ -74,6 +74,22 @@ def half(model: ir.Model, keep_float: Collection[str] = ()) -> ir.Model:
     return typed
 
 
+def half_layer(model: ir.Model) -> ir.Model:
+    """One layer as it stands in an FP16 network: its inputs and outputs are FP16, too."""
+    layer = half(model)
+    for node in [node for node in layer.graph if node.op_type == "Cast"]:
+        source, result = node.inputs[0], node.outputs[0]
+        if source is not None and source.is_graph_input() and result.dtype == HALF:
+            source.type = ir.TensorType(HALF)
+            result.replace_all_uses_with(source)
+            layer.graph.remove(node, safe=True)
+        elif source is not None and result.is_graph_output() and source.dtype == HALF:
+            layer.graph.outputs[layer.graph.outputs.index(result)] = source
+            layer.graph.remove(node, safe=True)
+            source.name = result.name
+    return layer
+
+
 def half_nodes(model: ir.Model) -> list[str]:
     """Names of the nodes that ``half`` converts where they are not kept: those that make float values of such."""
     opset = model.opset_imports[""]

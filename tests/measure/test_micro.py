@@ -137,3 +137,17 @@ def test_the_target_of_a_reshape_changes_the_key() -> None:
     assert target.const_value is not None
     target.const_value = ir.tensor(target.const_value.numpy()[::-1].copy())
     assert graph_key(model) != before
+
+
+def test_in_fp16_it_is_what_stands_between_layers_in_fp16(tmp_path: Path) -> None:
+    """No Casts: neighbours have none. It runs, and has a key of its own."""
+    model = micro_model(TRIAL, EXPORTER_OPSET, "fp16")
+    assert "Cast" not in operators(model)
+    assert operators(model) == operators(micro_model(TRIAL, EXPORTER_OPSET))
+    kinds = {value.dtype for value in (*model.graph.inputs, *model.graph.outputs)}
+    assert kinds == {ir.DataType.FLOAT16}
+    ir.save(model, tmp_path / "m.onnx")
+    session = agent.open_session("onnxruntime", str(tmp_path / "m.onnx"), 1)
+    x = np.random.default_rng(1).standard_normal((2, PAIR.weight_shape[1], *SIZE)).astype(np.float16)
+    assert session.run({INPUT: x})["y"].dtype == np.float16
+    assert micro_key(TRIAL, EXPORTER_OPSET) != micro_key(TRIAL, EXPORTER_OPSET, "fp16")
