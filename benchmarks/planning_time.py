@@ -19,7 +19,7 @@ from benchmarks.table import Rows, line
 from benchmarks.timed import build_config, empty_cache, measured_heading, timing_parser
 from kronexport.backends.profile import load_target
 from kronexport.errors import KronexportError
-from kronexport.measure.store import MeasurementStore, conditions_here
+from kronexport.measure.store import MeasurementStore, conditions_of
 from kronexport.pipeline import dry_run
 
 NETWORKS = "resnet18", "resnet34", "resnet50"
@@ -62,7 +62,7 @@ def planned(name: str, goal: str, args: argparse.Namespace) -> Planned:
     clock = StageClock()
     found = dry_run(config, clock)
     total = clock.total()
-    conditions = conditions_here(profile.backend, args.threads, "fp32")
+    conditions = conditions_of(profile.backend, args.threads, "fp32")
     with MeasurementStore() as store:
         known = len(store.times(conditions)) + len(store.failures(conditions))
     return Planned(len(found.project.survey.sites), known, clock.seconds["scan"], clock.seconds["measure"], total)

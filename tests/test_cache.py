@@ -10,7 +10,7 @@ import pytest
 
 from kronexport.cache import cache_folder, cache_use, clean_cache, content_key, read_cached, store_path, write_cached
 from kronexport.files import TEMP_PREFIX
-from kronexport.measure.store import MeasurementStore, conditions_here
+from kronexport.measure.store import MeasurementStore, conditions_of
 from tests.conftest import command
 
 KEY, OTHER = content_key(b"weight"), content_key(b"another")
@@ -107,7 +107,7 @@ def test_the_times_of_forms_are_a_part_of_the_cache(folder: Path) -> None:
     """``cache info`` counts them, ``cache clean`` removes them, and the next run begins anew."""
     for _ in range(2):
         with MeasurementStore() as store:
-            assert store.times(conditions_here("onnxruntime", 1, "fp32")) == {}
+            assert store.times(conditions_of("onnxruntime", 1, "fp32")) == {}
         use = json.loads(command("cache", "info", "--json").out)
         assert (use["files"], use["bytes"]) == (1, store_path().stat().st_size)
         assert folder in store_path().parents

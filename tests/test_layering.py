@@ -17,6 +17,7 @@ ORDER = (
     "export",
     "lower",
     "precision",
+    "machines",
     "backends",
     "verify",
     "measure",

@@ -20,10 +20,12 @@ import onnx_ir as ir
 
 from kronexport.backends.profile import TargetProfile
 from kronexport.errors import KronexportError
+from kronexport.machines.base import Machine
+from kronexport.machines.here import HERE
 from kronexport.measure.micro import Trial, micro_key, micro_model
 from kronexport.measure.race import Raced, RaceResult, RaceTiming, race_models
 from kronexport.measure.setting import Setting
-from kronexport.measure.store import Conditions, MeasurementStore, StoredTime, conditions_here
+from kronexport.measure.store import Conditions, MeasurementStore, StoredTime, conditions_of
 from kronexport.measure.work import MeasuredCost, work_of
 from kronexport.records import Precision, ProgressCallback
 
@@ -60,14 +62,16 @@ def measured_costs(
     store: MeasurementStore,
     timing: RaceTiming | None = None,
     precision: Precision = "fp32",
+    *,
+    machine: Machine = HERE,
 ) -> list[MeasuredCost]:
-    """All that the store knows of this machine under the target's conditions, in the order of its keys.
+    """All that the store knows of ``machine`` under the target's conditions, in the order of its keys.
 
     Raises:
-        MissingRuntimeError: The runtime is not installed.
-        UserInputError: There is no such runtime on this machine, or the threads are not positive.
+        MissingRuntimeError: The machine does not have the runtime.
+        UserInputError: Nothing can be timed on this runtime.
     """
-    times, work = store.times(conditions_here(profile.backend, threads, precision, timing)), store.work()
+    times, work = store.times(conditions_of(profile.backend, threads, precision, timing, machine=machine)), store.work()
     return [
         MeasuredCost(reference, work[model], _seconds(times, model, reference))
         for model, reference in sorted(times)
@@ -85,8 +89,9 @@ def measure_forms(
     timing: RaceTiming | None = None,
     time_is_up: Callable[[], bool] = unlimited,
     precision: Precision = "fp32",
+    machine: Machine = HERE,
 ) -> FormTimes:
-    """The time of each trial on this machine; what the store does not know is timed, and kept batch by batch.
+    """The time of each trial on ``machine``; what the store does not know is timed, and kept batch by batch.
 
     Args:
         trials: Forms of any layers, the dense ones among them if their time is wanted too.
@@ -97,15 +102,16 @@ def measure_forms(
         timing: How long; None: ``RaceTiming()``.
         time_is_up: Asked before each batch; what is not known then is left.
         precision: Of the network that the layers are part of.
+        machine: Where they run.
 
     Raises:
-        MissingRuntimeError: The runtime is not installed.
-        UserInputError: There is no such runtime on this machine, or the threads are not positive.
+        MissingRuntimeError: The machine does not have the runtime.
+        UserInputError: Nothing can be timed on this runtime, or the threads are not positive.
     """
-    conditions = conditions_here(profile.backend, threads, precision, timing)
+    conditions = conditions_of(profile.backend, threads, precision, timing, machine=machine)
     models = {trial: _Model.of(trial, profile.opset, precision) for trial in trials}
     total = len({model.pair for model in models.values()})
-    campaign = _Campaign(profile, conditions, store)
+    campaign = _Campaign(profile, conditions, store, machine)
     campaign.describe(models.values())
     while (missing := campaign.missing(models.values())) and not time_is_up():
         progress("measure", total - len(missing), total)
@@ -154,6 +160,7 @@ class _Campaign:
     profile: TargetProfile
     conditions: Conditions
     store: MeasurementStore
+    machine: Machine
     lost: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def describe(self, models: Iterable[_Model]) -> None:
@@ -203,7 +210,7 @@ class _Campaign:
 
     def _raced(self, models: Mapping[str, _Model]) -> RaceResult:
         trials = [model.trial for model in models.values()]
-        setting = Setting(self.profile.backend, self.conditions.threads, trials[0].input)
+        setting = Setting(self.profile.backend, self.conditions.threads, trials[0].input, machine=self.machine)
         with tempfile.TemporaryDirectory(prefix="kronexport-forms-") as folder:
             paths = {name: Path(folder, f"{index}.onnx") for index, name in enumerate(models)}
             for trial, path in zip(trials, paths.values(), strict=True):

@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from kronexport.measure.process import run_agent
 from kronexport.measure.setting import Setting, Timing
 from kronexport.records import LatencyStats, Speedup
 
@@ -32,15 +31,15 @@ def bench_models(models: Mapping[str, Path], setting: Setting, timing: Timing) -
 
     Args:
         models: Path of each model by its name; the first is the baseline of the speed-ups.
-        setting: Runtime, threads and input of all of them.
+        setting: Machine, runtime, threads and input of all of them.
         timing: How long.
 
     Raises:
-        KronexportError: As ``run_agent``.
+        KronexportError: As ``Machine.run_agent``.
     """
     job = setting.job("bench", models) | asdict(timing)
     timeout = LOAD_ALLOWANCE_SECONDS + 3 * len(models) * (timing.warmup_seconds + timing.seconds)
-    result = run_agent(job, timeout_seconds=timeout)
+    result = setting.machine.run_agent(job, timeout_seconds=timeout)
     return BenchResult(
         latency_ms={model["name"]: LatencyStats(**model["latency_ms"]) for model in result["models"]},
         speedups={name: _speedup(value) for name, value in result["speedups"].items()},

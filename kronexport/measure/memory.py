@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from kronexport.measure.process import run_agent
 from kronexport.measure.setting import Setting
 
 TIMEOUT_SECONDS: Final = 600.0
@@ -31,10 +30,10 @@ def measure_memory(model: Path, setting: Setting, iterations: int = 5) -> Memory
     The values of the input count as memory.
 
     Raises:
-        KronexportError: As ``run_agent``.
+        KronexportError: As ``Machine.run_agent``.
     """
     job = setting.job("memory", {model.name: model}) | {"iterations": iterations}
-    result = run_agent(job, timeout_seconds=TIMEOUT_SECONDS)
+    result = setting.machine.run_agent(job, timeout_seconds=TIMEOUT_SECONDS)
     return MemoryResult(
         peak_memory_bytes=result["peak_memory_bytes"],
         build_peak_memory_bytes=result["build_peak_memory_bytes"],

@@ -35,7 +35,7 @@ def measure_pair(dense: Path, compressed: Path, setting: Setting, timing: Timing
     """Latency interleaved in one fresh process, then the memory of each in a process of its own.
 
     Raises:
-        KronexportError: As ``run_agent``.
+        KronexportError: As ``Machine.run_agent``.
     """
     models = {"dense": dense, "compressed": compressed}
     latency = bench_models(models, setting, timing)

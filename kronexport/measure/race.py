@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kronexport.measure.latency import LOAD_ALLOWANCE_SECONDS
-from kronexport.measure.process import run_agent
 from kronexport.measure.setting import Setting, Timing
 from kronexport.records import LatencyStats
 
@@ -52,15 +51,15 @@ def race_models(models: Mapping[str, Path], setting: Setting, timing: RaceTiming
 
     Args:
         models: Path of each model by its name; the first is the reference, which is timed to the end.
-        setting: Runtime, threads and input of all of them.
+        setting: Machine, runtime, threads and input of all of them.
         timing: How long.
 
     Raises:
-        KronexportError: As ``run_agent``; also where the runtime does not run the reference.
+        KronexportError: As ``Machine.run_agent``; also where the runtime does not run the reference.
     """
     job = setting.job("race", models) | asdict(timing)
     timeout = LOAD_ALLOWANCE_SECONDS + 3 * len(models) * (timing.warmup_seconds + timing.seconds)
-    result = run_agent(job, timeout_seconds=timeout)
+    result = setting.machine.run_agent(job, timeout_seconds=timeout)
     speedups = {name: value["median"] for name, value in result["speedups"].items()}
     return RaceResult(
         raced={

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kronexport.machines.base import Machine
+from kronexport.machines.here import HERE
 from kronexport.records import InputSpec
 
 
@@ -18,6 +20,7 @@ class Setting:
         input: The one input that all models have; it gets seeded standard normal values.
         options: Differences from the agent's runtime options.
         seed: Of the input and the bootstrap.
+        machine: Where the models run.
     """
 
     runtime: str
@@ -25,6 +28,7 @@ class Setting:
     input: InputSpec
     options: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
+    machine: Machine = HERE
 
     def job(self, task: str, models: Mapping[str, Path]) -> dict[str, Any]:
         """The agent's job of ``task`` on ``models`` by name, without what only that task needs."""

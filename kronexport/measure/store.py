@@ -17,9 +17,10 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from kronexport import agent
-from kronexport.backends.base import installed_version
 from kronexport.backends.profile import BackendName
 from kronexport.cache import store_path, warn_unwritable
+from kronexport.machines.base import Machine
+from kronexport.machines.here import HERE
 from kronexport.measure.race import RaceTiming
 from kronexport.measure.work import WORK_VERSION, Work, read_work, work_text
 from kronexport.records import Precision
@@ -59,7 +60,8 @@ class Conditions:
 
     ``options`` are the runtime's, as ``agent.open_session`` takes them, defaults included. ``cpu`` is None where the
     system does not tell the model; ``features`` are its instruction sets, since a virtual machine may hide some.
-    ``timing`` says how long models were timed: a shortened race gives other figures.
+    ``timing`` says how long models were timed: a shortened race gives other figures. ``power_mode`` is left out of
+    ``description`` where the machine has none.
     """
 
     cpu: str | None
@@ -71,28 +73,44 @@ class Conditions:
     options: Mapping[str, Any] = field(default_factory=dict)
     timing: RaceTiming = field(default_factory=RaceTiming)
     features: Sequence[str] = ()
+    power_mode: str | None = None
 
     @property
     def description(self) -> str:
         """JSON that a person can read, the same for equal conditions."""
-        return json.dumps(asdict(self), sort_keys=True)
+        told = asdict(self)
+        if self.power_mode is None:
+            del told["power_mode"]
+        return json.dumps(told, sort_keys=True)
 
 
-def conditions_here(
-    runtime: BackendName, threads: int, precision: Precision, timing: RaceTiming | None = None
+def conditions_of(
+    runtime: BackendName,
+    threads: int,
+    precision: Precision,
+    timing: RaceTiming | None = None,
+    *,
+    machine: Machine = HERE,
 ) -> Conditions:
-    """The conditions of this machine, with the agent's default options; ``timing`` None: ``RaceTiming()``.
+    """The conditions on ``machine``, with the agent's default options; ``timing`` None: ``RaceTiming()``.
 
     Raises:
-        MissingRuntimeError: the runtime is not installed.
-        UserInputError: nothing can be timed here on this runtime.
+        MissingRuntimeError: the machine does not have the runtime.
+        UserInputError: nothing can be timed on this runtime.
     """
-    version = installed_version(runtime)
-    options = agent.SESSIONS[runtime].DEFAULTS
-    found = agent.machine_environment(runtime, threads, options, before={})
-    machine = found["cpu_model"], found["machine"]
-    features = found["cpu_features"]
-    return Conditions(*machine, runtime, version, threads, precision, options, timing or RaceTiming(), features)
+    found = machine.environment(runtime)
+    return Conditions(
+        cpu=found["cpu_model"],
+        machine=found["machine"],
+        runtime=runtime,
+        runtime_version=found["runtime_version"],
+        threads=threads,
+        precision=precision,
+        options=agent.SESSIONS[runtime].DEFAULTS,
+        timing=timing or RaceTiming(),
+        features=found["cpu_features"],
+        power_mode=found["power_mode"],
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from kronexport.measure.costs import BATCH, FormTimes, measure_forms, measured_c
 from kronexport.measure.micro import Trial, micro_key
 from kronexport.measure.race import Raced, RaceResult, RaceTiming
 from kronexport.measure.setting import Setting
-from kronexport.measure.store import MeasurementStore, conditions_here
+from kronexport.measure.store import MeasurementStore, conditions_of
 from kronexport.measure.work import work_of
 from kronexport.records import ConvGeometry, LatencyStats, Pair
 
@@ -182,7 +182,7 @@ def test_an_interrupted_run_loses_one_batch_at_most(store: MeasurementStore, rac
     races.on_race = interrupt
     with pytest.raises(KeyboardInterrupt):
         measured(LARGE, store)
-    known = store.times(conditions_here("onnxruntime", 1, "fp32", SHORT))
+    known = store.times(conditions_of("onnxruntime", 1, "fp32", SHORT))
     assert {model for model, _ in known} == {micro_key(trial, CPU.opset) for trial in LARGE[:BATCH]}
     races.on_race = lambda *_: None
     measured(LARGE, store)

@@ -22,7 +22,7 @@ from kronexport.measure.store import (
     Conditions,
     MeasurementStore,
     StoredTime,
-    conditions_here,
+    conditions_of,
 )
 from kronexport.measure.work import WORK_VERSION, ConvWork, Work
 
@@ -162,7 +162,7 @@ def test_what_an_earlier_version_said_of_a_model_is_not_read(path: Path, monkeyp
 
 
 def test_conditions_are_those_of_this_machine() -> None:
-    here = conditions_here("openvino", 2, "fp32")
+    here = conditions_of("openvino", 2, "fp32")
     found = agent.machine_environment("openvino", 2, {}, {})
     assert (here.cpu, here.machine, here.threads) == (found["cpu_model"], found["machine"], 2)
     assert here.features == found["cpu_features"]
@@ -172,10 +172,10 @@ def test_conditions_are_those_of_this_machine() -> None:
 
 def test_a_runtime_that_cannot_be_timed_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserInputError, match="tensorrt"):
-        conditions_here("tensorrt", 1, "fp32")
+        conditions_of("tensorrt", 1, "fp32")
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(MissingRuntimeError, match="pip install openvino"):
-        conditions_here("openvino", 1, "fp32")
+        conditions_of("openvino", 1, "fp32")
 
 
 # --- several processes ----------------------------------------------------------------------------------------

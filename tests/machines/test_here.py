@@ -10,7 +10,7 @@ import pytest
 
 from kronexport import agent
 from kronexport.errors import BundleError, KronexportError, MissingRuntimeError, UserInputError, VerificationError
-from kronexport.measure.process import run_agent
+from kronexport.machines.here import HERE
 from tests.measure.samples import INPUT, SHAPE, save_model
 
 
@@ -38,19 +38,19 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str) -> No
 
 
 def test_result_of_the_job_comes_back(tmp_path: Path) -> None:
-    result = run_agent(job(save_model(tmp_path / "model.onnx")), timeout_seconds=60)
+    result = HERE.run_agent(job(save_model(tmp_path / "model.onnx")), timeout_seconds=60)
     assert result["models"][0]["name"] == "tiny"
 
 
 def test_bad_job_is_the_users_input_error_with_the_agents_message(tmp_path: Path) -> None:
     with pytest.raises(UserInputError, match=r"bench of tiny on onnxruntime: .*gone\.onnx: no such model file"):
-        run_agent(job(tmp_path / "gone.onnx"), timeout_seconds=60)
+        HERE.run_agent(job(tmp_path / "gone.onnx"), timeout_seconds=60)
 
 
 def test_model_that_does_not_load_is_no_fault_of_the_user(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"garbage")
     with pytest.raises(KronexportError, match="cannot load this model") as caught:
-        run_agent(job(tmp_path / "model.onnx"), timeout_seconds=60)
+        HERE.run_agent(job(tmp_path / "model.onnx"), timeout_seconds=60)
     assert type(caught.value) is KronexportError
 
 
@@ -71,7 +71,7 @@ def test_exit_code_becomes_the_error_class(
 ) -> None:
     stand_in(monkeypatch, tmp_path, f"import sys; sys.stderr.write('noise\\nerror: why\\nhow'); sys.exit({code})")
     with pytest.raises(error) as caught:
-        run_agent(job(tmp_path / "model.onnx"), timeout_seconds=60)
+        HERE.run_agent(job(tmp_path / "model.onnx"), timeout_seconds=60)
     assert type(caught.value) is error
     if error is not KeyboardInterrupt:
         assert str(caught.value) == "bench of tiny on onnxruntime: why\nhow"
@@ -80,20 +80,20 @@ def test_exit_code_becomes_the_error_class(
 def test_traceback_is_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     stand_in(monkeypatch, tmp_path, "1 / 0")
     with pytest.raises(KronexportError, match=r"(?s)the measuring process failed.*ZeroDivisionError"):
-        run_agent(job(tmp_path / "model.onnx"), timeout_seconds=60)
+        HERE.run_agent(job(tmp_path / "model.onnx"), timeout_seconds=60)
 
 
 def test_killed_process_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     stand_in(monkeypatch, tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
     with pytest.raises(KronexportError, match=r"ended by SIGKILL.*memory"):
-        run_agent(job(tmp_path / "model.onnx"), timeout_seconds=60)
+        HERE.run_agent(job(tmp_path / "model.onnx"), timeout_seconds=60)
 
 
 def test_process_that_takes_too_long_is_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     late = tmp_path / "late"
     stand_in(monkeypatch, tmp_path, f"import time; time.sleep(2); open({str(late)!r}, 'w').close()")
     with pytest.raises(KronexportError, match="no result within 0 s"):
-        run_agent(job(tmp_path / "model.onnx"), timeout_seconds=0.2)
+        HERE.run_agent(job(tmp_path / "model.onnx"), timeout_seconds=0.2)
     assert not late.exists()
 
 
@@ -110,9 +110,9 @@ def test_ctrl_c_ends_the_process_too(tmp_path: Path) -> None:
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background inherit that it is ignored
 from kronexport import agent
-from kronexport.measure.process import run_agent
+from kronexport.machines.here import HERE
 agent.__file__ = {str(tmp_path / "sleeper.py")!r}
-run_agent({{"task": "t", "runtime": "r", "models": []}}, timeout_seconds=60)
+HERE.run_agent({{"task": "t", "runtime": "r", "models": []}}, timeout_seconds=60)
 """,
         ],
         stderr=subprocess.PIPE,

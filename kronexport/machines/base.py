@@ -1,0 +1,35 @@
+"""What a machine is: it runs one job of ``agent.py`` in a fresh process, and tells what it is."""
+
+from typing import Any, Protocol
+
+
+class Machine(Protocol):
+    """Where models run: this machine, or a board over SSH."""
+
+    @property
+    def place(self) -> str:
+        """What it is called in messages and reports, such as ``here`` or ``me@orin``."""
+        ...
+
+    def run_agent(self, job: dict[str, Any], *, timeout_seconds: float) -> dict[str, Any]:
+        """The result of ``job`` (keys: ``agent.run_job``), run by a fresh interpreter without kronexport.
+
+        Args:
+            job: What to do. Paths in it are absolute, and of files on this machine, whichever machine runs it.
+            timeout_seconds: After this the process is killed.
+
+        Raises:
+            KronexportError: The subclass that belongs to the agent's exit code, with the agent's message; the base
+                class where the process ran out of time, was killed or failed in an unforeseen way.
+            KeyboardInterrupt: On Ctrl-C, after the process has ended.
+        """
+        ...
+
+    def environment(self, runtime: str) -> dict[str, Any]:
+        """What the machine tells of itself (``agent.machine_environment``) with ``runtime`` on one thread.
+
+        Raises:
+            MissingRuntimeError: It does not have the runtime.
+            UserInputError: There is no such runtime.
+        """
+        ...
