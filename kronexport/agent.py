@@ -1,6 +1,6 @@
 """Runs models where they are measured: in a fresh process here, on a board, or as ``run.py`` inside a bundle.
 
-    python agent.py JOB.json RESULT.json      one job: bench, race, memory or infer
+    python agent.py JOB.json RESULT.json      one job: bench, race, memory, infer or probe
     python run.py check | bench | infer       beside a bundle's manifest.json
 
 Standard library, numpy and the runtime only, Python >= 3.6; it imports nothing of kronexport. Errors end with the
@@ -23,6 +23,8 @@ import importlib
 import json
 import platform
 import re
+import shutil
+import subprocess
 import time
 from typing import Any, Callable, ClassVar, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
@@ -432,6 +434,25 @@ def _affinity() -> Optional[List[int]]:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
+def _power_mode() -> Optional[str]:
+    """A Jetson's mode by its own tool, else by that tool's file; elsewhere the firmware's profile."""
+    tool = shutil.which("nvpmodel")
+    if tool is not None:
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            said = subprocess.run(
+                [tool, "-q"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=10, check=True
+            )
+            found = re.search(r"^NV Power Mode:\s*(.+)$", said.stdout.decode("utf-8", "replace"), re.MULTILINE)
+            if found:
+                return found.group(1).strip()
+    return _read_text("/var/lib/nvpmodel/status") or _read_text("/sys/firmware/acpi/platform_profile")
+
+
+def _compatible() -> List[str]:
+    """The board and its chip as the device tree names them, such as ``nvidia,tegra234``; empty where there is none."""
+    return [name for name in (_read_text("/proc/device-tree/compatible") or "").split("\x00") if name]
+
+
 def machine_state() -> Json:
     """What changes while one measures: load averages (1, 5, 15 min), clocks, temperatures; null where unreadable."""
     return {"load_average": _load_average(), "clocks_mhz": _clocks_mhz(), "temperatures_c": _temperatures_c()}
@@ -448,7 +469,10 @@ def machine_environment(runtime: str, threads: int, options: Json, before: Json)
         "cpu_quota": _read_text("/sys/fs/cgroup/cpu.max"),
         "threads": threads,
         "governor": sorted(set(_read_each("/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor"))) or None,
-        "power_mode": _read_text("/var/lib/nvpmodel/status") or _read_text("/sys/firmware/acpi/platform_profile"),
+        "power_mode": _power_mode(),
+        "board": _read_text("/sys/firmware/devicetree/base/model"),
+        "compatible": _compatible(),
+        "jetson_linux": _read_text("/etc/nv_tegra_release"),
         "before": before,
         "after": machine_state(),
         "kernel": f"{platform.system()} {platform.release()}",
@@ -719,6 +743,7 @@ _JOB_KEYS = {
     "race": _COMMON_KEYS | _RACE_KEYS,
     "memory": _COMMON_KEYS | {"iterations", "seed"},
     "infer": _COMMON_KEYS | {"outputs_npz"},
+    "probe": {"task", "runtime", "threads"},
 }
 _INPUT_KEYS = {"input", "inputs_npz"}
 
@@ -744,10 +769,12 @@ def _check_job(job: Json) -> None:
     unknown = sorted(set(job) - _JOB_KEYS[task] - _INPUT_KEYS)
     if missing or unknown:
         raise AgentError(f"job: {task}: missing keys {missing}, unknown keys {unknown}")
-    if len(_INPUT_KEYS & set(job)) != 1:
+    if task != "probe" and len(_INPUT_KEYS & set(job)) != 1:
         raise AgentError(f"job: {task}: give exactly one of {sorted(_INPUT_KEYS)}")
     if job["threads"] < 1:
         raise AgentError(f"job: threads: got {job['threads']}; a measurement names its threads: use 1 or more")
+    if task == "probe":
+        return
     if not job["models"] or (task not in ("bench", "race") and len(job["models"]) != 1):
         raise AgentError(
             f"job: {task}: got {len(job['models'])} models; bench and race take one or more, the others exactly one"
@@ -811,11 +838,17 @@ def _infer_job(job: Json) -> Tuple[Json, Json]:
     return {"outputs_npz": job["outputs_npz"], "outputs": session.outputs}, session.options
 
 
+def _probe_job(_job: Json) -> Tuple[Json, Json]:
+    """Nothing runs: what is wanted is the environment, which every result has."""
+    return {}, {}
+
+
 _TASKS: Dict[str, Callable[[Json], Tuple[Json, Json]]] = {
     "bench": _bench_job,
     "race": _race_job,
     "memory": _memory_job,
     "infer": _infer_job,
+    "probe": _probe_job,
 }
 
 
@@ -997,9 +1030,8 @@ def _check_compatible(folder: str, manifest: Json) -> None:
 
 def gpus() -> List[str]:
     """This machine's GPUs: a Jetson's chip (``nvidia,tegra234``), or the models that NVIDIA's driver tells."""
-    chips = (_read_text("/proc/device-tree/compatible") or "").split("\x00")
     cards = "\n".join(_read_each("/proc/driver/nvidia/gpus/*/information"))
-    return [chip for chip in chips if chip] + re.findall(r"^Model:\s*(.+)$", cards, re.MULTILINE)
+    return _compatible() + re.findall(r"^Model:\s*(.+)$", cards, re.MULTILINE)
 
 
 _VERSION_RULES = {"minimum": lambda got, wanted: got >= wanted, "exact": lambda got, wanted: got == wanted}

@@ -1,6 +1,7 @@
 """Every error that kronexport raises on purpose, and the exit code each one ends a command with.
 
     KronexportError            1  a bug, or the machine gave out (disk full)
+    +-- BoardError             1  a board cannot be reached, is in use, or was lost
     +-- UserInputError         2  something the user gave is wrong: model, weights, shape, goal, target, config
     +-- MissingRuntimeError    3  a runtime or tool that is needed is not installed
     +-- VerificationError      4  a stage does not compute what the stage before it did
@@ -20,6 +21,10 @@ class KronexportError(Exception):
     """Base of all; exit code 1."""
 
     exit_code: ClassVar[int] = 1
+
+
+class BoardError(KronexportError):
+    """A board over SSH cannot be reached, is in use by another, or was lost; what had been measured is kept."""
 
 
 class UserInputError(KronexportError):

@@ -281,12 +281,29 @@ def test_environment_is_json_and_names_the_machine_and_the_runtime() -> None:
     assert set(environment["before"]) == {"load_average", "clocks_mhz", "temperatures_c"}
 
 
+def test_a_probe_runs_nothing_and_tells_of_the_machine() -> None:
+    result = agent.run_job({"task": "probe", "runtime": "onnxruntime", "threads": 1})
+    assert result["environment"]["runtime_version"] == agent.runtime_version("onnxruntime")
+    assert set(result) == {"task", "environment"}
+
+
+def test_the_power_mode_of_a_jetson_is_what_its_tool_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "nvpmodel"
+    tool.write_text("#!/bin/sh\necho 'NVPM WARN: fan mode is not set!'\necho 'NV Power Mode: MAXN_SUPER'\necho 2\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert agent.machine_environment("onnxruntime", 1, {}, {})["power_mode"] == "MAXN_SUPER"
+    tool.write_text("#!/bin/sh\nexit 1\n")
+    monkeypatch.setattr(agent, "_read_text", lambda _path: None)
+    assert agent.machine_environment("onnxruntime", 1, {}, {})["power_mode"] is None
+
+
 def test_what_cannot_be_read_is_null(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("glob.glob", lambda _pattern: [])
     monkeypatch.setattr(agent, "_read_text", lambda _path: None)
     environment = agent.machine_environment("onnxruntime", 1, {}, agent.machine_state())
     assert environment["cpu_features"] == []
-    unread = ("cpu_model", "cpu_quota", "governor", "power_mode")
+    unread = ("cpu_model", "cpu_quota", "governor", "power_mode", "board", "jetson_linux")
     assert all(environment[key] is None for key in unread)
     assert environment["after"]["clocks_mhz"] is None
     assert environment["after"]["temperatures_c"] is None

@@ -170,6 +170,13 @@ def test_conditions_are_those_of_this_machine() -> None:
     assert json.loads(here.description)["options"] == {"inference_precision": "f32"}
 
 
+def test_times_of_another_power_mode_have_nothing_to_do_with_these() -> None:
+    """A machine without modes is described as it always was."""
+    slow, fast = replace(HERE, power_mode="15W"), replace(HERE, power_mode="MAXN")
+    assert len({HERE.description, slow.description, fast.description}) == 3
+    assert "power_mode" not in HERE.description
+
+
 def test_a_runtime_that_cannot_be_timed_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserInputError, match="tensorrt"):
         conditions_of("tensorrt", 1, "fp32")

@@ -1,0 +1,40 @@
+"""Whether a device is the one that a target describes, by what it tells of itself."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from kronexport.backends.profile import TargetProfile
+from kronexport.errors import MissingRuntimeError, UserInputError
+
+
+def check_fits(profile: TargetProfile, place: str, environment: Mapping[str, Any]) -> None:
+    """Refuse another kind of machine, another board, and a runtime of a release that does not serve.
+
+    Args:
+        profile: of the target.
+        place: what the device is called in the message.
+        environment: as ``agent.machine_environment`` gives it, of the device with the target's runtime.
+
+    Raises:
+        UserInputError: It is another machine or board.
+        MissingRuntimeError: It has another release of the runtime; with the pip command.
+    """
+    found = environment["machine"]
+    if profile.machine is not None and found not in profile.machine:
+        raise UserInputError(
+            f"target {profile.name!r}: {place} is {found}, expected {' or '.join(profile.machine)}; "
+            "choose its target: kronexport targets list"
+        )
+    if profile.board is not None and profile.board.compatible not in environment["compatible"]:
+        names = ", ".join(environment["compatible"]) or "no board with a device tree"
+        raise UserInputError(
+            f"target {profile.name!r}: {place} is {names}, expected {profile.board.compatible}; "
+            "choose its target: kronexport targets list"
+        )
+    rule, version = profile.runtime, environment["runtime_version"]
+    if not rule.allows(version):
+        sign = ">=" if rule.rule == "minimum" else "=="
+        raise MissingRuntimeError(
+            f"target {profile.name!r}: {place} has {rule.package} {version}, expected {rule.version} ({rule.rule}); "
+            f"run there: python -m pip install '{rule.package}{sign}{rule.version}'"
+        )
