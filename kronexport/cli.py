@@ -69,6 +69,8 @@ def build(
     int8_ranges: Annotated[str | None, typer.Option(help="minmax, entropy or percentile; default: minmax")] = None,
     threads: options.Threads = None,
     time_budget: options.TimeBudget = None,
+    device: options.Device = None,
+    device_python: options.DevicePython = None,
     out: Annotated[Path | None, typer.Option(help="Output folder; default: kronexport-out/")] = None,
     config: options.Config = None,
     set_: options.Set = None,
@@ -97,6 +99,8 @@ def build(
         "int8_ranges": int8_ranges,
         "threads": threads,
         "time_budget": time_budget,
+        "device": device,
+        "device_python": device_python,
         "out": out,
         "allow_unmeasured": allow_unmeasured or None,
     }
@@ -134,6 +138,8 @@ def plan(
     exclude: options.Exclude = None,
     threads: options.Threads = None,
     time_budget: options.TimeBudget = None,
+    device: options.Device = None,
+    device_python: options.DevicePython = None,
     out: Annotated[
         Path | None, typer.Option(help="Write the plan to this file, for build --plan; one target at a time.")
     ] = None,
@@ -155,6 +161,8 @@ def plan(
         "exclude": exclude,
         "threads": threads,
         "time_budget": time_budget,
+        "device": device,
+        "device_python": device_python,
     }
     resolved = load_config(config, flags, set_ or [])
     from kronexport import pipeline, terminal  # noqa: PLC0415  loads torch

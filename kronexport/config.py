@@ -11,6 +11,7 @@ import tomli_w
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from kronexport.errors import UserInputError
+from kronexport.machines.address import Address
 from kronexport.plan.plan_file import read_plan_file
 from kronexport.records import Precision, Ranges
 
@@ -45,6 +46,13 @@ Duration = Annotated[str, AfterValidator(_checked_duration)]
 """As the user wrote it."""
 
 
+def _checked_device(text: str) -> str:
+    return str(Address.parse(text))
+
+
+Device = Annotated[str, AfterValidator(_checked_device)]
+
+
 class MeasureConfig(BaseModel):
     """``[measure]``: how long to time. ``threads`` overrides the target's."""
 
@@ -77,6 +85,8 @@ class BuildConfig(BaseModel):
     int8_ranges: Ranges = Field("minmax", description="of activations in int8: minmax, entropy or percentile")
     threads: int | None = Field(None, ge=1, description="runtime threads; default: the target's")
     time_budget: Duration | None = Field(None, description="for timing forms: 90s, 10m, 1h; default: no limit")
+    device: Device | None = Field(None, description="the target itself: ssh://[user@]host[:port]")
+    device_python: str = Field("python3", min_length=1, description="there, with numpy and the runtime")
     allow_unmeasured: bool = Field(default=False, description="exit 0 where a goal cannot be measured")
     out: Path = Field(Path("kronexport-out"), description="output folder")
     measure: MeasureConfig = MeasureConfig()

@@ -23,4 +23,11 @@ TimeBudget = Annotated[
     str | None,
     typer.Option(help="Longest time for timing forms: 90s, 10m, 1h; then estimates.", metavar="DURATION"),
 ]
+Device = Annotated[
+    str | None,
+    typer.Option(help="The board that the target is: ssh://[user@]host[:port]; it is planned and measured there."),
+]
+DevicePython = Annotated[
+    str | None, typer.Option(help="Python of the board, with numpy and the runtime; default: python3")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]

@@ -36,7 +36,7 @@ from kronexport.plan.goals import missed_goals
 from kronexport.plan.plan_file import plan_toml
 from kronexport.plan.planner import Planner, form_chooser
 from kronexport.records import Plan, ProgressCallback, Report, TargetReport, silent
-from kronexport.request import Request, check_plan_out, check_request, instruments_for, threads_of
+from kronexport.request import Request, board_of, check_plan_out, check_request, instruments_for, threads_of
 from kronexport.ship.output import OutputFolder, check_output, prepare_output, remove_stale
 from kronexport.ship.report_html import write_report_html
 from kronexport.ship.report_json import write_report_json
@@ -102,9 +102,16 @@ def run(config: BuildConfig, progress: ProgressCallback = silent) -> Outcome:
     Raises:
         UserInputError: something in the configuration, the model or the data is wrong; nothing was written.
         MissingRuntimeError: a runtime is not installed; nothing was written.
+        BoardError: the board cannot be reached, or is in use; nothing was written.
         KronexportError: no target could be built: an earlier output is as it was.
     """
-    request = check_request(config)
+    with board_of(config) as board:
+        return build_targets(check_request(config, board), progress)
+
+
+def build_targets(request: Request, progress: ProgressCallback) -> Outcome:
+    """Every target of a request, one after the other; raises as ``run``."""
+    config = request.config
     check_output(config.out)
     project, fixed = survey_stage(config)
     planner = planner_of(request, project, fixed, progress)
@@ -124,6 +131,7 @@ def run(config: BuildConfig, progress: ProgressCallback = silent) -> Outcome:
                     profile=profile,
                     backend=BACKENDS[profile.backend],
                     runtime=request.runtimes[profile.name],
+                    machine=request.machines[profile.name],
                     threads=threads_of(config, profile),
                     output=output,
                     work=work,
@@ -146,12 +154,13 @@ def dry_run(config: BuildConfig, progress: ProgressCallback = silent, out: Path 
         MissingRuntimeError: a runtime is not installed.
         GoalError: no plan meets the goals.
     """
-    request = check_request(config)
-    if out is not None:
-        check_plan_out(out, request.profiles)
-    project, fixed = survey_stage(config)
-    planner = planner_of(request, project, fixed, progress)
-    plans = tuple(planner.plan(profile, progress) for profile in request.profiles)
+    with board_of(config) as board:
+        request = check_request(config, board)
+        if out is not None:
+            check_plan_out(out, request.profiles)
+        project, fixed = survey_stage(config)
+        planner = planner_of(request, project, fixed, progress)
+        plans = tuple(planner.plan(profile, progress) for profile in request.profiles)
     if out is not None:
         write_text_aside(out, plan_toml(plans[0]))
     return DryRun(project, plans)
@@ -206,7 +215,7 @@ def planner_of(
         UserInputError: the user's plan does not fit the model.
     """
     structures = {site: network.structure for site, network in fixed.items()}
-    instruments = instruments_for(request.config, project)
+    instruments = instruments_for(request.config, project, request.machines)
     given = None
     if request.plan is not None:
         profile = load_target(request.plan.target)

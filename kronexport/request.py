@@ -2,14 +2,20 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kronexport.backends import BACKENDS, require_runtime
+from kronexport.backends.fit import check_fits
 from kronexport.backends.profile import TargetProfile, load_target
 from kronexport.config import BuildConfig, duration_seconds
 from kronexport.errors import UserInputError, named
+from kronexport.machines.address import Address
+from kronexport.machines.base import Machine
+from kronexport.machines.board import Board
+from kronexport.machines.here import HERE
 from kronexport.measure.costs import FormTimes, measure_forms, measured_costs
 from kronexport.measure.micro import Trial, micro_key
 from kronexport.measure.race import RaceTiming
@@ -27,21 +33,37 @@ from kronexport.survey.project import Project
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What was asked for, as far as it can be read without the model; ``runtimes`` holds each target's version."""
+    """What was asked for, as far as it can be read without the model.
+
+    ``runtimes`` holds each target's version, that of the board for a target that is one; ``machines`` where each is
+    measured: None where nowhere.
+    """
 
     config: BuildConfig
     profiles: tuple[TargetProfile, ...]
     runtimes: dict[str, str]
+    machines: dict[str, Machine | None]
     goals: tuple[Goal, ...]
     plan: PlanFile | None
 
 
-def check_request(config: BuildConfig) -> Request:
+@contextmanager
+def board_of(config: BuildConfig) -> Iterator[Board | None]:
+    """The board of ``--device``, which is nobody else's until it is left."""
+    if config.device is None:
+        yield None
+        return
+    with Board(Address.parse(config.device), config.device_python) as board:
+        yield board
+
+
+def check_request(config: BuildConfig, board: Board | None = None) -> Request:
     """All that can be refused before any work.
 
     Raises:
-        UserInputError: a goal, a target, the precision or the plan is wrong.
-        MissingRuntimeError: a runtime is not installed.
+        UserInputError: a goal, a target, the precision or the plan is wrong, or the board is not the target.
+        MissingRuntimeError: a runtime is not installed, here or on the board.
+        BoardError: the board cannot be reached, or is in use.
     """
     goals = tuple(map(parse_goal, config.goal))
     profiles = tuple({profile.name: profile for profile in map(load_target, config.target)}.values())
@@ -55,7 +77,43 @@ def check_request(config: BuildConfig) -> Request:
                 f"--precision {config.precision}: {profile.name} is built in {', '.join(profile.precisions)}"
             )
     BACKENDS["onnxruntime"].require()  # every target's stages are verified in it
-    return Request(config, profiles, {profile.name: require_runtime(profile) for profile in profiles}, goals, plan)
+    runtimes = {profile.name: require_runtime(profile) for profile in profiles}
+    if board is not None:
+        runtimes |= board_runtimes(profiles, board)
+    machines = {profile.name: served_by(profile, board) for profile in profiles}
+    return Request(config, profiles, runtimes, machines, goals, plan)
+
+
+def served_by(profile: TargetProfile, board: Machine | None) -> Machine | None:
+    """Where the target is planned, verified and measured: here, or on the board; None: nowhere but by its roofline."""
+    return HERE if profile.measured_here else board
+
+
+def board_runtimes(profiles: Sequence[TargetProfile], board: Machine) -> dict[str, str]:
+    """The version of the runtime on the board, for each target that it is: there the engines are verified.
+
+    Raises:
+        UserInputError: the board is none of the targets, or not the one that a target describes.
+        MissingRuntimeError: it does not have the runtime, or another release of it.
+        BoardError: it cannot be reached, or is in use.
+    """
+    devices = [profile for profile in profiles if not profile.measured_here]
+    if not devices:
+        raise UserInputError(
+            f"--device {board.place}: {', '.join(profile.name for profile in profiles)} is whatever machine builds, "
+            "expected a target that is a device: kronexport targets list"
+        )
+    versions = {}
+    for profile in devices:
+        if profile.board is not None:
+            raise UserInputError(
+                f"--device {board.place}: {profile.name} runs in TensorRT, which is not driven over SSH; leave "
+                "--device out, copy the bundle to the board and run build_engine.sh there"
+            )
+        found = board.environment(profile.backend)
+        check_fits(profile, board.place, found)
+        versions[profile.name] = found["runtime_version"]
+    return versions
 
 
 def threads_of(config: BuildConfig, profile: TargetProfile) -> int:
@@ -63,44 +121,55 @@ def threads_of(config: BuildConfig, profile: TargetProfile) -> int:
     return config.threads or config.measure.threads or profile.threads
 
 
-def instruments_for(config: BuildConfig, project: Project) -> InstrumentsOf:
-    """What times forms and networks of ``project``; each target has the same instruments whenever it is planned."""
+def instruments_for(
+    config: BuildConfig, project: Project, machines: Mapping[str, Machine | None] | None = None
+) -> InstrumentsOf:
+    """What times forms and networks of ``project``; each target has the same instruments whenever it is planned.
+
+    ``machines``: where each target is measured; None: as ``served_by`` without a board.
+    """
     made: dict[str, Instruments | None] = {}
 
     def instruments(profile: TargetProfile, progress: ProgressCallback) -> Instruments | None:
         if profile.name not in made:
-            made[profile.name] = _instruments(config, project, profile, progress)
+            machine = served_by(profile, None) if machines is None else machines[profile.name]
+            made[profile.name] = None if machine is None else _instruments(config, project, profile, progress, machine)
         return made[profile.name]
 
     return instruments
 
 
 def _instruments(
-    config: BuildConfig, project: Project, profile: TargetProfile, progress: ProgressCallback
-) -> Instruments | None:
-    if not profile.measured_here:
-        return None
+    config: BuildConfig, project: Project, profile: TargetProfile, progress: ProgressCallback, machine: Machine
+) -> Instruments:
     longest, asked = REHEARSAL, config.measure
     timing = Timing(
         seconds=min(longest.seconds, asked.seconds),
         rounds=min(longest.rounds, asked.rounds),
         warmup_seconds=min(longest.warmup_seconds, asked.warmup_seconds),
     )
-    setting = Setting(profile.backend, threads_of(config, profile), project.input)
+    setting = Setting(profile.backend, threads_of(config, profile), project.input, machine=machine)
     rehearsal = Rehearsal(project.module, profile.opset, setting, timing, progress, config.precision)
-    return Instruments(cost_model_of(config, project.survey, profile), clock_of(config, profile, progress), rehearsal)
+    model = cost_model_of(config, project.survey, profile, machine)
+    return Instruments(model, clock_of(config, profile, progress, machine=machine), rehearsal)
 
 
 def clock_of(
-    config: BuildConfig, profile: TargetProfile, progress: ProgressCallback, now: Callable[[], float] = time.monotonic
+    config: BuildConfig,
+    profile: TargetProfile,
+    progress: ProgressCallback,
+    now: Callable[[], float] = time.monotonic,
+    *,
+    machine: Machine = HERE,
 ) -> Clock:
-    """What times forms on this machine, from the store where it can, until the time budget is spent on that.
+    """What times forms on ``machine``, from the store where it can, until the time budget is spent on that.
 
     Args:
         config: the budget, and how long a form is timed.
         profile: of the target.
         progress: told ("measure", done, total).
         now: seconds of a clock that only moves on.
+        machine: where they run.
     """
     budget = math.inf if config.time_budget is None else duration_seconds(config.time_budget)
     spent = 0.0
@@ -122,6 +191,7 @@ def clock_of(
                 timing=race_timing(config),
                 time_is_up=time_is_up,
                 precision=config.precision,
+                machine=machine,
             )
         spent = before + now() - started
         return found
@@ -129,14 +199,16 @@ def clock_of(
     return clock
 
 
-def cost_model_of(config: BuildConfig, survey: Survey, profile: TargetProfile) -> CostModel:
-    """What estimates forms before they are timed: fitted to what was timed on this machine as ``clock_of`` does.
+def cost_model_of(config: BuildConfig, survey: Survey, profile: TargetProfile, machine: Machine = HERE) -> CostModel:
+    """What estimates forms before they are timed: fitted to what was timed on ``machine`` as ``clock_of`` does.
 
     Layers of the network itself are left out. So what is timed for a plan does not change the shortlists of the same
     plan, and making it again measures nothing.
     """
     with MeasurementStore() as store:
-        costs = measured_costs(profile, threads_of(config, profile), store, race_timing(config), config.precision)
+        costs = measured_costs(
+            profile, threads_of(config, profile), store, race_timing(config), config.precision, machine=machine
+        )
     own = {micro_key(Trial.left_dense(site), profile.opset, config.precision) for site in survey.sites}
     return fitted_model(profile, [cost for cost in costs if cost.layer not in own])
 

@@ -5,6 +5,7 @@ import platform
 import shlex
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 import kronexport
-from kronexport.backends.base import Backend, Compiled
+from kronexport.backends.base import Backend, Compiled, Runner
 from kronexport.backends.profile import TargetProfile
 from kronexport.backends.tensorrt import NO_DEVICE
 from kronexport.config import BuildConfig
@@ -29,6 +30,9 @@ from kronexport.factorize.network import KroneckerNetwork
 from kronexport.factorize.scan import ErrorScan
 from kronexport.files import write_text_aside
 from kronexport.lower.lowering import lower
+from kronexport.machines.base import Machine
+from kronexport.machines.here import HERE
+from kronexport.machines.runner import MachineRunner
 from kronexport.measure.latency import bench_models
 from kronexport.measure.pair import PairFigures, SideFigures, measure_pair
 from kronexport.measure.setting import Setting, Timing
@@ -67,6 +71,7 @@ FactorizedModels = dict[tuple[tuple[str, Structure | None], ...], nn.Module]
 class Job:
     """One target's walk down the line: what it works on, where, and for whom. ``work`` is a folder of its own.
 
+    ``machine`` is where the target is measured, None: nowhere.
     ``fixed`` holds the factors that the model came with. ``planner`` and ``factorized`` are shared by all targets: what
     two plans have in common is computed once.
     """
@@ -79,6 +84,7 @@ class Job:
     profile: TargetProfile
     backend: Backend
     runtime: str
+    machine: Machine | None
     threads: int
     output: OutputFolder
     work: Path
@@ -170,9 +176,9 @@ def realize(job: Job, plan: Plan, model: nn.Module, exported: ir.Model, name: st
     compiled = job.backend.compile(verified.path, folder / "compiled", job.profile)
     if compiled.artifact is None:
         return Network(plan, model, portable, verified, compiled, (*verified.checks, uncompiled(verified)), None)
-    with job.backend.runner(compiled, job.threads) as runner:
+    with opened(job, compiled.artifact, compiled) as runner:
         check = verify_compiled(runner, job.project.input, job.project.golden, verified, tolerance)
-        evaluate = job.project.evaluate if job.profile.measured_here else None
+        evaluate = job.project.evaluate if job.machine is not None else None
         score = score_engine(runner, job.project.input, evaluate) if evaluate else None
     return Network(plan, model, portable, verified, compiled, (*verified.checks, check), score)
 
@@ -196,24 +202,36 @@ def in_precision(job: Job, plan: Plan, verified: VerifiedModel, name: str) -> Ve
     )
 
 
+def opened(job: Job, artifact: Path, compiled: Compiled) -> AbstractContextManager[Runner]:
+    """The engine on the board where there is one; else here, also for a device that is not there."""
+    if job.machine is None or job.machine is HERE:
+        return job.backend.runner(compiled, job.threads)
+    return nullcontext(MachineRunner(job.machine, job.profile.backend, artifact, job.threads))
+
+
 def measure_stage(job: Job, dense: Network, compressed: Network) -> PairFigures | None:
-    """Time and memory against dense; None where the target is another device, or its engine cannot be made here."""
-    if not job.profile.measured_here or dense.compiled.artifact is None or compressed.compiled.artifact is None:
+    """Time and memory against dense; None where the device is not there, or the engine cannot be made here."""
+    if job.machine is None or dense.compiled.artifact is None or compressed.compiled.artifact is None:
         return None
     job.progress("measure", 0, 1)
     options = job.config.measure
     return measure_pair(
         dense.compiled.artifact,
         compressed.compiled.artifact,
-        Setting(job.profile.backend, job.threads, job.project.input),
+        Setting(job.profile.backend, job.threads, job.project.input, machine=job.machine),
         Timing(options.seconds, options.rounds, options.warmup_seconds),
     )
 
 
 def device_notes(job: Job, network: Network) -> tuple[str, ...]:
-    """Where the engine of another device was verified, since the device itself was not there."""
-    if job.profile.measured_here or network.compiled.artifact is None:
+    """Where the engine of another device was verified, and on which device its figures were measured."""
+    if job.machine is HERE or network.compiled.artifact is None:
         return ()
+    if job.machine is not None:
+        found = job.machine.environment(job.profile.backend)
+        device = found["board"] or found["cpu_model"] or found["machine"]
+        there = f"{job.machine.place} ({device}, {job.profile.backend} {found['runtime_version']})"
+        return (f"the engine was verified and measured on {there}",)
     here = f"{job.profile.backend} {job.runtime} on {platform.machine()}"
     return (f"the engine was verified in {here}, not on the device; run there: python run.py check",)
 
@@ -221,13 +239,13 @@ def device_notes(job: Job, network: Network) -> tuple[str, ...]:
 def precision_notes(job: Job, network: Network) -> tuple[str, ...]:
     """What int8 or fp16 gains over the same network in float, timed side by side: perhaps nothing on this machine."""
     compiled = network.compiled.artifact
-    if not job.profile.measured_here or network.verified.in_float is None or compiled is None:
+    if job.machine is None or network.verified.in_float is None or compiled is None:
         return ()
     options = job.config.measure
     precision = job.config.precision
     speedup = bench_models(
         {"fp32": network.verified.in_float, precision: compiled},
-        Setting(job.profile.backend, job.threads, job.project.input),
+        Setting(job.profile.backend, job.threads, job.project.input, machine=job.machine),
         Timing(options.seconds, options.rounds, options.warmup_seconds),
     ).speedups[precision]
     low, high = speedup.ci95
@@ -257,7 +275,7 @@ def report_stage(
         dense=before,
         compressed=after,
         measured=measured,
-        no_device=None if job.profile.measured_here else NO_DEVICE,
+        no_device=NO_DEVICE if job.machine is None else None,
         uncompiled=compressed.compiled.reason,
         unevaluated=project.unevaluated,
         goals=[judge(goal, before, after, speedup) for goal in job.planner.goals_of(job.profile)],
@@ -366,7 +384,10 @@ def calibration(project: Project) -> Calibration | None:
 
 
 def rebuild_command(job: Job) -> str:
-    """The command that makes this bundle again; files go by their names alone, since folders differ."""
+    """The command that makes this bundle again; files go by their names alone, since folders differ.
+
+    A board has no name in it: addresses do not ship.
+    """
     config = job.config
     given = {
         "weights": config.weights.name if config.weights else "",
@@ -380,6 +401,7 @@ def rebuild_command(job: Job) -> str:
         "int8-ranges": config.int8_ranges if config.precision == "int8" else "",
         "threads": str(job.threads),
         "time-budget": config.time_budget or "",
+        "device": "ssh://BOARD" if config.device and not job.profile.measured_here else "",
     }
     measure = config.measure.model_dump(exclude_defaults=True, exclude={"threads"})
     several = {

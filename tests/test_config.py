@@ -170,3 +170,10 @@ def test_a_duration_has_a_unit(text: str, seconds: float) -> None:
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(UserInputError, match=r"time_budget: .*expected a duration such as 90s, 10m or 1h"):
         load_config(None, {"model": "m", "time_budget": text}, [])
+
+
+def test_a_board_is_an_address_of_ssh() -> None:
+    config = load_config(None, {"model": "m", "device": "ssh://me@orin/"}, [])
+    assert (config.device, config.device_python) == ("ssh://me@orin", "python3")
+    with pytest.raises(UserInputError, match=r"--device 'orin': expected ssh://"):
+        load_config(None, {"model": "m", "device": "orin"}, [])

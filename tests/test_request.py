@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,12 +12,13 @@ from kronexport.backends.profile import load_target
 from kronexport.config import BuildConfig
 from kronexport.factorize.gkpd import gkpd_structure
 from kronexport.lower.forms import generate_forms
+from kronexport.machines.here import HERE
 from kronexport.measure.costs import FormTimes
 from kronexport.measure.micro import Trial, micro_key
 from kronexport.measure.race import RaceTiming
 from kronexport.measure.work import MeasuredCost, work_of
 from kronexport.records import silent
-from kronexport.request import clock_of, cost_model_of, race_timing
+from kronexport.request import board_runtimes, clock_of, cost_model_of, race_timing, served_by
 from tests.plan.samples import site, surveyed
 
 CPU = load_target("cpu")
@@ -82,7 +84,7 @@ def test_the_cost_model_learns_from_other_layers_alone(monkeypatch: pytest.Monke
     asked: list[tuple[object, ...]] = []
 
     def costs(layer: str) -> Callable[..., list[MeasuredCost]]:
-        def known(*arguments: object) -> list[MeasuredCost]:
+        def known(*arguments: object, **_: object) -> list[MeasuredCost]:
             asked.append(arguments)
             return [MeasuredCost(layer, work_of(form, 1), 1e-3) for form in FORMS]
 
@@ -102,3 +104,34 @@ def test_the_store_of_this_machine_is_read(cache_folder: Path) -> None:
     """Whatever is in it, there is a cost model."""
     assert cache_folder.is_dir()
     assert cost_model_of(CONFIG, surveyed(PLACE), CPU).note.startswith("cost model")
+
+
+# --- boards ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A double of a board that tells of itself and runs nothing."""
+
+    found: dict[str, Any]
+    place: str = "me@pi"
+
+    def environment(self, _runtime: str) -> dict[str, Any]:
+        return self.found
+
+    def run_agent(self, _job: dict[str, Any], *, timeout_seconds: float) -> dict[str, Any]:
+        raise AssertionError(timeout_seconds)
+
+
+PI = Elsewhere({"machine": "aarch64", "compatible": [], "runtime_version": "1.24.1"})
+
+
+def test_a_bundle_for_a_board_asks_for_the_release_that_is_there() -> None:
+    """It was verified in that one; the one of this machine may be later."""
+    assert board_runtimes([load_target("rpi5"), CPU], PI) == {"rpi5": "1.24.1"}
+
+
+def test_a_target_is_served_by_its_board_and_this_machine_by_itself() -> None:
+    assert served_by(load_target("rpi5"), PI) is PI
+    assert served_by(load_target("rpi5"), None) is None
+    assert served_by(CPU, PI) is HERE
