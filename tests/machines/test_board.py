@@ -133,6 +133,30 @@ def children(server: Server) -> list[int]:
     return found
 
 
+def test_ctrl_c_ends_the_agent_there_and_frees_the_board(server: Server, tmp_path: Path) -> None:
+    main = threading.main_thread().ident
+    assert main is not None
+    previous = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # tests in the background inherit that it is ignored
+
+    def interrupt() -> None:
+        assert eventually(lambda: bool(children(server)))
+        signal.pthread_kill(main, signal.SIGINT)
+
+    interrupting = threading.Thread(target=interrupt)
+    try:
+        with server.board() as board:
+            interrupting.start()
+            with pytest.raises(KeyboardInterrupt):
+                board.run_agent(bench_job(tmp_path, seconds=60.0), timeout_seconds=120)
+            interrupting.join()
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    assert eventually(lambda: server.is_free() and server.keepers() == [])
+    assert server.leftovers() == []
+
+
 # --- one client at a time ---------------------------------------------------------------------------------------
 
 
