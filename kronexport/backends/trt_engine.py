@@ -98,7 +98,6 @@ class TrtEngine:
     place: Place
     name: str
     version: str
-    proven: ProvenPrecision
 
     def infer(self, feeds: Mapping[str, NDArray[Any]], batch: int) -> Arrays:
         """All outputs for one feed an input; more samples than ``batch`` run that many at a time."""
@@ -151,7 +150,7 @@ def build_engine(
     asked: Mapping[str, Precision],
     workspace_mib: int,
     allow_fallback: bool = False,
-) -> TrtEngine:
+) -> tuple[TrtEngine, ProvenPrecision]:
     """Build, then prove the precision of each node: an engine that is not what was asked for gets no name.
 
     Args:
@@ -177,7 +176,7 @@ def build_engine(
     ended = place.run(("mv", "-f", "--", aside, name))
     if ended.code:
         raise KronexportError(f"{name}: cannot be given its name: {ended.output.strip()}")
-    return TrtEngine(place, name, version, proven)
+    return TrtEngine(place, name, version), proven
 
 
 def installed_release(place: Place) -> str:

@@ -11,6 +11,7 @@ from onnx.reference import ReferenceEvaluator
 from kronexport import agent
 from kronexport.backends.trt_engine import Here, TrtEngine, build_engine, installed_release
 from kronexport.backends.trt_model import asked_precisions, route_of
+from kronexport.backends.trt_precision import ProvenPrecision
 from kronexport.backends.trtexec import DIALECTS
 from kronexport.errors import KronexportError, MissingRuntimeError, UserInputError, VerificationError
 from tests.backends.double import save_double
@@ -21,7 +22,7 @@ every_release = pytest.mark.parametrize("release", [dialect.release for dialect 
 
 def built(
     folder: Path, release: str = "8.6", *, quantize: bool = False, fallback: str = "", allow: bool = False
-) -> TrtEngine:
+) -> tuple[TrtEngine, ProvenPrecision]:
     work = folder / "work"
     work.mkdir(exist_ok=True)
     path = save_tiny_model(folder / "tiny.onnx", opset=13, ir_version=7)
@@ -44,8 +45,8 @@ def built(
 @pytest.mark.parametrize("quantize", [False, True], ids=["fp32", "int8"])
 def test_an_engine_is_built_proven_checked_and_timed(release: str, tmp_path: Path, *, quantize: bool) -> None:
     """By the options of each release: a double refuses all others."""
-    engine = built(tmp_path, release, quantize=quantize)
-    assert engine.proven.found == {"conv": "int8" if quantize else "fp32"}
+    engine, proven = built(tmp_path, release, quantize=quantize)
+    assert proven.found == {"conv": "int8" if quantize else "fp32"}
     x = images(3)
     evaluator = ReferenceEvaluator(str(tmp_path / "float.onnx"))
     expected = np.concatenate([np.asarray(next(iter(evaluator.run(None, {"x": row[None]})))) for row in x])
@@ -70,8 +71,8 @@ def test_an_engine_that_is_not_as_asked_gets_no_name(tmp_path: Path) -> None:
     with pytest.raises(VerificationError, match=r"conv \(fp32 instead of int8\)"):
         built(tmp_path, quantize=True, fallback="conv")
     assert not (tmp_path / "work" / "model.engine").exists()
-    engine = built(tmp_path, quantize=True, fallback="conv", allow=True)
-    assert engine.proven.others == {"conv": "fp32 instead of int8"}
+    _, proven = built(tmp_path, quantize=True, fallback="conv", allow=True)
+    assert proven.others == {"conv": "fp32 instead of int8"}
 
 
 def test_what_trtexec_refuses_is_told_in_its_words(tmp_path: Path) -> None:
@@ -86,7 +87,7 @@ def test_what_trtexec_refuses_is_told_in_its_words(tmp_path: Path) -> None:
 
 
 def test_a_damaged_engine_is_told(tmp_path: Path) -> None:
-    engine = built(tmp_path)
+    engine, _ = built(tmp_path)
     (tmp_path / "work" / "model.engine").write_bytes(b"damaged")
     with pytest.raises(KronexportError, match=r"cannot run the engine.*deserialization failed"):
         engine.infer({"x": images()}, batch=1)
@@ -94,7 +95,7 @@ def test_a_damaged_engine_is_told(tmp_path: Path) -> None:
 
 def test_samples_that_are_no_whole_batches_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserInputError, match="got 3 samples, expected a multiple of the static batch 2"):
-        built(tmp_path).infer({"x": images(3)}, batch=2)
+        built(tmp_path)[0].infer({"x": images(3)}, batch=2)
 
 
 def test_no_trtexec_ends_with_the_command_that_installs_it(tmp_path: Path) -> None:
