@@ -196,6 +196,44 @@ def test_each_jetpack_gets_a_network_that_computes_the_same(shipped: Path, netwo
     assert distance(compressed, dense) > tolerance  # it is the factorized network that was compared
 
 
+@pytest.mark.parametrize(
+    ("asked", "opset", "ir_version", "table"),
+    [
+        ("jetson-nano@jp4.6", 13, 7, "of TensorRT 8.2"),
+        ("jetson@jp5.1", 17, 8, "of TensorRT 8.5"),
+        ("jetson", 17, 8, "of TensorRT 8.6"),
+        ("jetson@jp6.2", EXPORTED, 8, "of TensorRT 10.0-10.1, the last one known; 10.3 itself was not checked"),
+        ("jetson@jp7.2", EXPORTED, 8, "of TensorRT 10.0-10.1, the last one known; 10.16 itself was not checked"),
+    ],
+)
+def test_each_jetpack_is_checked_against_the_table_of_its_parser(
+    shipped: Path, asked: str, opset: int, ir_version: int, table: str
+) -> None:
+    """The report says by which; what ships has the opset and IR that the note speaks of, and the script its release."""
+    profile = load_target(asked)
+    (note,) = (note for note in reported(shipped, profile.name).notes if note.startswith("static check"))
+    assert f"opset {opset}, zero points and int8 groups" in note
+    assert note.endswith(table)
+    model = onnx.load(shipped / profile.name / "model.onnx")
+    assert (model.opset_import[0].version, model.ir_version) == (opset, ir_version)
+    script = (shipped / profile.name / "build_engine.sh").read_text(encoding="utf-8")
+    assert f"tensorrt={profile.runtime.version}\nprecision=fp32\n" in script
+
+
+def test_a_jetson_in_int8_is_what_its_parser_takes(network: Path, tmp_path: Path) -> None:
+    """Groups of two and of one channel stay in float, by name; every check down to the quantized model passes."""
+    ended = build(network, tmp_path / "out", "--target", "jetson", "--precision", "int8")
+    assert ended.code == 0, ended.err
+    found = reported(tmp_path / "out", "jetson-orin-nano")
+    assert [check.passed for check in found.verification if check.stage == "quantized"] == [True]
+    assert any("the runtime has no int8 for groups of" in note for note in found.notes)
+    assert any(note.startswith("static check") for note in found.notes)
+    operators = [node.op_type for node in onnx.load(tmp_path / "out/jetson-orin-nano/model.onnx").graph.node]
+    assert operators.count("QuantizeLinear") == operators.count("DequantizeLinear") > 0
+    script = (tmp_path / "out/jetson-orin-nano/build_engine.sh").read_text(encoding="utf-8")
+    assert '"--int8"' in script
+
+
 def distance(outputs: Outputs, reference: np.ndarray) -> float:
     """Relative L2 of the only output from ``reference``."""
     (output,) = outputs.values()
