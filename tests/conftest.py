@@ -10,9 +10,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import settings
 
 from kronexport.cli import run
 from kronexport.lower import simplify
+
+settings.register_profile("kronexport", deadline=None)  # how long an example takes is the machine's affair
+settings.load_profile("kronexport")
 
 BLOCKS = """
 from torch import nn

@@ -189,7 +189,7 @@ def test_a_jetson_is_built_in_int8_where_its_gpu_has_it(device: str) -> None:
     for profile in (base, *(load_target(f"{device}@{variant}") for variant in base.variants)):
         assert profile.board is not None
         has_it = float(profile.board.sm) >= 7.2
-        assert profile.precisions == (("fp32", "int8") if has_it else ("fp32",))
+        assert ("int8" in profile.precisions) == has_it
         assert profile.routes["int8"] == (("qdq-symmetric",) if has_it else ())
         assert profile.tolerances.get("int8") == (load_target("cpu").tolerances["int8"] if has_it else None)
 
