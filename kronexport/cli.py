@@ -67,6 +67,9 @@ def build(
     exclude: options.Exclude = None,
     precision: Annotated[str | None, typer.Option(help="fp32, fp16 or int8")] = None,
     int8_ranges: Annotated[str | None, typer.Option(help="minmax, entropy or percentile; default: minmax")] = None,
+    dynamic_batch: Annotated[
+        str | None, typer.Option(help="MIN:OPT:MAX samples at once; default: the batch of --input alone.")
+    ] = None,
     threads: options.Threads = None,
     time_budget: options.TimeBudget = None,
     device: options.Device = None,
@@ -97,6 +100,7 @@ def build(
         "exclude": exclude,
         "precision": precision,
         "int8_ranges": int8_ranges,
+        "dynamic_batch": dynamic_batch,
         "threads": threads,
         "time_budget": time_budget,
         "device": device,

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from kronexport.errors import UserInputError
 from kronexport.machines.address import Address
 from kronexport.plan.plan_file import read_plan_file
-from kronexport.records import Precision, Ranges
+from kronexport.records import BatchRange, Precision, Ranges
 
 _FILES = ("weights", "calibration", "plan", "out")
 """Keys that hold a path: a relative one resolves from the file that it stands in."""
@@ -53,6 +53,15 @@ def _checked_device(text: str) -> str:
 Device = Annotated[str, AfterValidator(_checked_device)]
 
 
+def _checked_batches(text: str) -> str:
+    BatchRange.parse(text)
+    return text
+
+
+Batches = Annotated[str, AfterValidator(_checked_batches)]
+"""As the user wrote it."""
+
+
 class MeasureConfig(BaseModel):
     """``[measure]``: how long to time. ``threads`` overrides the target's."""
 
@@ -83,6 +92,9 @@ class BuildConfig(BaseModel):
     exclude: tuple[str, ...] = Field((), description="patterns of site names to leave dense")
     precision: Precision = Field("fp32", description="what the engine computes in")
     int8_ranges: Ranges = Field("minmax", description="of activations in int8: minmax, entropy or percentile")
+    dynamic_batch: Batches | None = Field(
+        None, description="MIN:OPT:MAX samples; default: the batch of the input alone"
+    )
     threads: int | None = Field(None, ge=1, description="runtime threads; default: the target's")
     time_budget: Duration | None = Field(None, description="for timing forms: 90s, 10m, 1h; default: no limit")
     device: Device | None = Field(None, description="the target itself: ssh://[user@]host[:port]")
@@ -90,6 +102,11 @@ class BuildConfig(BaseModel):
     allow_unmeasured: bool = Field(default=False, description="exit 0 where a goal cannot be measured")
     out: Path = Field(Path("kronexport-out"), description="output folder")
     measure: MeasureConfig = MeasureConfig()
+
+    @property
+    def batches(self) -> BatchRange | None:
+        """None where the batch is static."""
+        return None if self.dynamic_batch is None else BatchRange.parse(self.dynamic_batch)
 
 
 def load_config(file: Path | None, flags: Mapping[str, Any], overrides: Sequence[str]) -> BuildConfig:

@@ -36,7 +36,15 @@ from kronexport.plan.goals import missed_goals
 from kronexport.plan.plan_file import plan_toml
 from kronexport.plan.planner import Planner, form_chooser
 from kronexport.records import Plan, ProgressCallback, Report, TargetReport, silent
-from kronexport.request import Request, board_of, check_plan_out, check_request, instruments_for, threads_of
+from kronexport.request import (
+    Request,
+    board_of,
+    check_batches,
+    check_plan_out,
+    check_request,
+    instruments_for,
+    threads_of,
+)
 from kronexport.ship.output import OutputFolder, check_output, prepare_output, remove_stale
 from kronexport.ship.report_html import write_report_html
 from kronexport.ship.report_json import write_report_json
@@ -114,6 +122,7 @@ def build_targets(request: Request, progress: ProgressCallback) -> Outcome:
     config = request.config
     check_output(config.out)
     project, fixed = survey_stage(config)
+    check_batches(config, project)
     planner = planner_of(request, project, fixed, progress)
     dense = export_onnx(project.module, project.input)
     reports: dict[str, TargetReport] = {}
@@ -159,6 +168,7 @@ def dry_run(config: BuildConfig, progress: ProgressCallback = silent, out: Path 
         if out is not None:
             check_plan_out(out, request.profiles)
         project, fixed = survey_stage(config)
+        check_batches(config, project)
         planner = planner_of(request, project, fixed, progress)
         plans = tuple(planner.plan(profile, progress) for profile in request.profiles)
     if out is not None:

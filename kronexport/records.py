@@ -99,6 +99,35 @@ class InputSpec:
     shape: tuple[int, ...]
 
 
+BATCH_SYMBOL = "N"
+"""The name of a dynamic batch in the shapes of an ONNX model."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRange:
+    """How many samples at once a model with a dynamic batch takes: the least, the usual number, the most."""
+
+    min: int
+    opt: int
+    max: int
+
+    @classmethod
+    def parse(cls, text: str) -> "BatchRange":
+        """Of ``MIN:OPT:MAX``; ValueError if it is none, or is not in order."""
+        parts = text.split(":")
+        if len(parts) != 3 or not all(part.isdecimal() and int(part) > 0 for part in parts):  # noqa: PLR2004
+            raise ValueError("expected MIN:OPT:MAX, three numbers of samples of at least 1, such as 1:4:8")
+        least, usual, most = map(int, parts)
+        if not least <= usual <= most:
+            raise ValueError("expected MIN <= OPT <= MAX, such as 1:4:8")
+        return cls(least, usual, most)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Each of the three once, in order."""
+        return tuple(sorted({self.min, self.opt, self.max}))
+
+
 @dataclass(frozen=True, slots=True)
 class Survey:
     """Everything learnt by looking at the model. ``params`` and ``macs`` are the whole network's."""
@@ -294,6 +323,16 @@ class ModelFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchFigures:
+    """Median latencies, and dense/compressed, at one number of samples; None: not measured."""
+
+    batch: int
+    dense_latency_ms: float | None
+    compressed_latency_ms: float | None
+    speedup: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class GoalResult:
     """A goal as the user wrote it, the value reached, and whether that meets it (None: not measurable)."""
 
@@ -339,6 +378,7 @@ class TargetReport:
     verification: tuple[Check, ...]
     layers: tuple[LayerFigures, ...]
     notes: tuple[str, ...] = ()
+    dynamic_batch: tuple[BatchFigures, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

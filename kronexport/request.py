@@ -76,6 +76,11 @@ def check_request(config: BuildConfig, board: Board | None = None) -> Request:
             raise UserInputError(
                 f"--precision {config.precision}: {profile.name} is built in {', '.join(profile.precisions)}"
             )
+        if config.dynamic_batch is not None and profile.backend == "tensorrt":
+            raise UserInputError(
+                f"--dynamic-batch {config.dynamic_batch}: {profile.name} is built by trtexec, which is given no "
+                f"range of shapes yet; leave it out for this target"
+            )
     BACKENDS["onnxruntime"].require()  # every target's stages are verified in it
     runtimes = {profile.name: require_runtime(profile) for profile in profiles}
     if board is not None:
@@ -114,6 +119,17 @@ def board_runtimes(profiles: Sequence[TargetProfile], board: Machine) -> dict[st
         check_fits(profile, board.place, found)
         versions[profile.name] = found["runtime_version"]
     return versions
+
+
+def check_batches(config: BuildConfig, project: Project) -> None:
+    """Refuse a dynamic batch whose usual number of samples, which is planned for, is not the input's."""
+    batches, batch = config.batches, project.input.shape[0]
+    if batches is not None and batches.opt != batch:
+        sizes = "x".join(map(str, (batches.opt, *project.input.shape[1:])))
+        raise UserInputError(
+            f"--dynamic-batch {config.dynamic_batch}: OPT is {batches.opt}, the input has a batch of {batch}; expected "
+            f"the same, since plans are made for it: give --input {sizes}, or {batch} as OPT"
+        )
 
 
 def threads_of(config: BuildConfig, profile: TargetProfile) -> int:

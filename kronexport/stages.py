@@ -6,7 +6,7 @@ import shlex
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ from kronexport.factorize.calibrate import COLUMN_LIMIT, Calibration, image_limi
 from kronexport.factorize.network import KroneckerNetwork
 from kronexport.factorize.scan import ErrorScan
 from kronexport.files import write_text_aside
+from kronexport.lower.dynamic_batch import with_dynamic_batch
+from kronexport.lower.graph_edit import static_shape
 from kronexport.lower.lowering import lower
 from kronexport.machines.base import Machine
 from kronexport.machines.here import HERE
@@ -41,13 +43,14 @@ from kronexport.plan.goals import judge
 from kronexport.plan.plan_file import plan_toml
 from kronexport.plan.planner import Planner
 from kronexport.precision.quantize import Scheme
-from kronexport.records import Check, ModelFigures, Plan, ProgressCallback, Structure, TargetReport
+from kronexport.records import BatchFigures, Check, ModelFigures, Plan, ProgressCallback, Structure, TargetReport
 from kronexport.ship.bundle import write_bundle
 from kronexport.ship.golden import Golden
 from kronexport.ship.manifest import build_manifest, requirement, session_options
 from kronexport.ship.output import OutputFolder
 from kronexport.ship.summary import layer_table, model_figures, target_report
 from kronexport.survey.project import Project
+from kronexport.verify.batches import verify_engine, verify_lowered
 from kronexport.verify.half import verify_half
 from kronexport.verify.quantized import verify_quantized
 from kronexport.verify.score import score_engine
@@ -155,7 +158,7 @@ def realize(job: Job, plan: Plan, model: nn.Module, exported: ir.Model, name: st
     """Lower, verify, compile and score one network; each stage is checked against the one before."""
     folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=job.work))
     job.progress(f"lower {name}", 0, 1)
-    lowered = lower(exported, plan.forms, job.profile.opset)
+    lowered = lowered_network(job, plan, model, exported)
     portable = exported.clone()
     attach_functions(portable)
     save_model(portable, folder / "portable.onnx")
@@ -171,6 +174,14 @@ def realize(job: Job, plan: Plan, model: nn.Module, exported: ir.Model, name: st
         tolerance=job.profile.tolerances["fp32"],
     )
     tolerance = job.profile.tolerances[job.config.precision]
+    if job.config.batches is not None:
+        verify_lowered(
+            job.config.batches,
+            model,
+            folder / "lowered.onnx",
+            job.project.golden,
+            job.profile.tolerances["fp32"],
+        )
     verified = in_precision(job, plan, verified, name)
     job.progress(f"compile {name}", 0, 1)
     compiled = job.backend.compile(verified.path, folder / "compiled", job.profile)
@@ -178,9 +189,32 @@ def realize(job: Job, plan: Plan, model: nn.Module, exported: ir.Model, name: st
         return Network(plan, model, portable, verified, compiled, (*verified.checks, uncompiled(verified)), None)
     with opened(job, compiled.artifact, compiled) as runner:
         check = verify_compiled(runner, job.project.input, job.project.golden, verified, tolerance)
+        if job.config.batches is not None:
+            verify_engine(
+                job.config.batches,
+                runner,
+                spec=job.project.input,
+                images=job.project.golden,
+                outputs=verified.outputs,
+                tolerance=tolerance,
+            )
         evaluate = job.project.evaluate if job.machine is not None else None
         score = score_engine(runner, job.project.input, evaluate) if evaluate else None
     return Network(plan, model, portable, verified, compiled, (*verified.checks, check), score)
+
+
+def lowered_network(job: Job, plan: Plan, model: nn.Module, exported: ir.Model) -> ir.Model:
+    """The exported network in standard operators at the target's opset; for any batch where that was asked for.
+
+    Raises:
+        UserInputError: it cannot be lowered, or not for any batch; the node is named.
+    """
+    lowered = lower(exported, plan.forms, job.profile.opset)
+    if job.config.batches is None:
+        return lowered
+    spec, outputs = job.project.input, [str(value.name) for value in exported.graph.outputs]
+    other = export_onnx(model, replace(spec, shape=(spec.shape[0] + 1, *spec.shape[1:])), outputs)
+    return with_dynamic_batch(lowered, lower(other, plan.forms, job.profile.opset))
 
 
 def in_precision(job: Job, plan: Plan, verified: VerifiedModel, name: str) -> VerifiedModel:
@@ -220,6 +254,44 @@ def measure_stage(job: Job, dense: Network, compressed: Network) -> PairFigures 
         compressed.compiled.artifact,
         Setting(job.profile.backend, job.threads, job.project.input, machine=job.machine),
         Timing(options.seconds, options.rounds, options.warmup_seconds),
+    )
+
+
+def batch_figures(
+    job: Job, dense: Network, compressed: Network, measured: PairFigures | None
+) -> tuple[BatchFigures, ...]:
+    """Latency at each size of a dynamic batch; none where the batch is static."""
+    batches, spec, options = job.config.batches, job.project.input, job.config.measure
+    if batches is None:
+        return ()
+    artifacts = dense.compiled.artifact, compressed.compiled.artifact
+    if measured is None or job.machine is None or artifacts[0] is None or artifacts[1] is None:
+        return tuple(BatchFigures(size, None, None, None) for size in batches.sizes)
+    figures = []
+    for size in batches.sizes:
+        job.progress(f"measure a batch of {size}", 0, 1)
+        found = bench_models(
+            {"dense": artifacts[0], "compressed": artifacts[1]},
+            Setting(
+                job.profile.backend,
+                job.threads,
+                replace(spec, shape=(size, *spec.shape[1:])),
+                machine=job.machine,
+            ),
+            Timing(options.seconds, options.rounds, options.warmup_seconds),
+        )
+        medians = found.latency_ms["dense"].p50, found.latency_ms["compressed"].p50
+        figures.append(BatchFigures(size, *medians, found.speedups["compressed"].median))
+    return tuple(figures)
+
+
+def batch_notes(sizes: Sequence[BatchFigures]) -> tuple[str, ...]:
+    """The latency at each size of a dynamic batch, where it was measured."""
+    return tuple(
+        f"{size.batch} samples at once: {size.dense_latency_ms:.3g} ms dense, {size.compressed_latency_ms:.3g} ms "
+        f"compressed, {size.speedup:.2f}x"
+        for size in sizes
+        if size.speedup is not None
     )
 
 
@@ -269,6 +341,7 @@ def report_stage(
         far = f"the outputs are far from dense's (relative L2 {moved:.2f}): loosen the goals, or train the factors"
         log.warning("%s: %s", job.profile.name, far)
         notes = (*notes, far)
+    sizes = batch_figures(job, dense, compressed, measured)
     return target_report(
         precision=job.config.precision,
         skipped=project.survey.skipped,
@@ -286,10 +359,12 @@ def report_stage(
             *notes,
             *device_notes(job, compressed),
             *precision_notes(job, compressed),
+            *batch_notes(sizes),
             *compressed.verified.notes,
             *compressed.compiled.notes,
             *fitting_notes(job, compressed),
         ),
+        dynamic_batch=sizes,
     )
 
 
@@ -319,6 +394,7 @@ def ship_stage(job: Job, dense: Network, network: Network, protocol: Mapping[str
         kronexport_version=kronexport.__version__,
         rebuild=rebuild_command(job),
         protocol=protocol,
+        dynamic_batch=job.config.batches,
     )
     write_bundle(
         output.bundle(name),
@@ -338,7 +414,8 @@ def misses_latency(job: Job, dense: Network, compressed: Network, measured: Pair
 
 def figures(network: Network, measured: SideFigures | None) -> ModelFigures:
     """The report's figures of one network."""
-    return model_figures(network.model, network.verified.path, measured, network.accuracy)
+    batch, *_ = static_shape(network.portable.graph.inputs[0]) or (1,)
+    return model_figures(network.model, network.verified.path, batch, measured, network.accuracy)
 
 
 LOWERING_NOTES = {
@@ -399,6 +476,7 @@ def rebuild_command(job: Job) -> str:
         "plan": config.plan.name if config.plan and job.planner.is_given(job.profile) else "",
         "precision": config.precision,
         "int8-ranges": config.int8_ranges if config.precision == "int8" else "",
+        "dynamic-batch": config.dynamic_batch or "",
         "threads": str(job.threads),
         "time-budget": config.time_budget or "",
         "device": "ssh://BOARD" if config.device and not job.profile.measured_here else "",

@@ -19,13 +19,12 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+from onnx_ir.passes.common import ShapeInferencePass
 
 from kronexport.errors import UserInputError
 from kronexport.lower.graph_edit import constant_array, input_of, set_constant, static_shape
 from kronexport.lower.standard import check_standard
-
-SYMBOL = "N"
-"""The name of the batch in the shapes of inputs, outputs and values."""
+from kronexport.records import BATCH_SYMBOL
 
 REMEDY = "leave out --dynamic-batch, or write the model alike for every batch"
 
@@ -57,6 +56,20 @@ def with_dynamic_batch(model: ir.Model, other: ir.Model) -> ir.Model:
         value.shape = _symbolic(value, twin_value, pair)
     check_standard(dynamic)
     return dynamic
+
+
+def at_batch(model: ir.Model, batch: int) -> ir.Model:
+    """``model`` with static shapes, for ``batch`` samples, as a copy; itself where its input has a static shape."""
+    if all(value.shape is not None and value.shape.is_static() for value in model.graph.inputs):
+        return model
+    static = model.clone()
+    for value in static.graph.inputs:
+        if value.shape is not None and isinstance(value.shape[0], ir.SymbolicDim):
+            value.shape = ir.Shape([batch, *value.shape.dims[1:]])
+    for value in (*static.graph.outputs, *(value for node in static.graph for value in node.outputs)):
+        if value.shape is not None and not value.shape.is_static():
+            value.shape = None
+    return ShapeInferencePass(strict_mode=True)(static).model
 
 
 class _Pair:
@@ -111,7 +124,7 @@ def _symbolic(value: ir.Value, twin: ir.Value, pair: _Pair) -> ir.Shape | None:
     sizes: list[int | str | None] = []
     for size, other in zip(ours, theirs, strict=True):
         multiple = pair.multiple(size, other)
-        sizes.append(size if size == other else SYMBOL if multiple == 1 else None)
+        sizes.append(size if size == other else BATCH_SYMBOL if multiple == 1 else None)
     return ir.Shape(sizes)
 
 

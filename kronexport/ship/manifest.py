@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from kronexport import agent
 from kronexport.errors import KronexportError
+from kronexport.records import BATCH_SYMBOL, BatchRange
 
 if TYPE_CHECKING:
     import onnx
@@ -76,7 +77,9 @@ class Manifest:
 
     ``artifact`` is the file that the runtime loads; None: built on the device. ``runtime_options`` are all that are
     set beside the threads. ``protocol`` is what the figures were measured by, empty where nothing was; ``rebuild`` the
-    command that made the bundle. ``files`` has the SHA-256 of every other file; ``write_bundle`` fills it in.
+    command that made the bundle. ``dynamic_batch``: how many samples at once model.onnx takes, the shapes of input and
+    outputs being those of the usual number; None: as many as the shapes say. ``files`` has the SHA-256 of every other
+    file; ``write_bundle`` fills it in.
     """
 
     model: str
@@ -97,6 +100,7 @@ class Manifest:
     rebuild: str
     protocol: Mapping[str, Any]
     versions: dict[str, str]
+    dynamic_batch: BatchRange | None = None
     files: dict[str, str] = field(default_factory=dict)
     schema: Literal[1] = field(default=1, kw_only=True)
 
@@ -143,6 +147,7 @@ def build_manifest(
     kronexport_version: str,
     rebuild: str,
     protocol: Mapping[str, Any],
+    dynamic_batch: BatchRange | None = None,
 ) -> Manifest:
     """The manifest of one bundle; tensors, opset and IR version are read from the file that ships.
 
@@ -159,6 +164,7 @@ def build_manifest(
         kronexport_version: Version of the tool.
         rebuild: The command line that makes this bundle again.
         protocol: How its figures were measured; empty where nothing was.
+        dynamic_batch: How many samples at once the file takes; None: its batch is static.
 
     Raises:
         KronexportError: The file is not one that may ship: other domains, more than one input, a dynamic shape.
@@ -166,6 +172,8 @@ def build_manifest(
     import onnx  # noqa: PLC0415 - heavy; a manifest is built once, at the end of a run
 
     loaded = onnx.load(model_onnx, load_external_data=False)
+    if dynamic_batch is not None:
+        _set_batch(loaded, dynamic_batch.opt)
     return Manifest(
         model=model,
         target=target,
@@ -185,7 +193,16 @@ def build_manifest(
         rebuild=rebuild,
         protocol=protocol,
         versions=_versions(),
+        dynamic_batch=dynamic_batch,
     )
+
+
+def _set_batch(loaded: "onnx.ModelProto", batch: int) -> None:
+    """Give the symbolic batch of inputs and outputs its usual size."""
+    for value in (*loaded.graph.input, *loaded.graph.output):
+        first = value.type.tensor_type.shape.dim[:1]
+        if first and first[0].dim_param == BATCH_SYMBOL:
+            first[0].dim_value = batch
 
 
 def _versions() -> dict[str, str]:

@@ -120,6 +120,9 @@ def _null_keys(target: TargetReport) -> Iterator[tuple[str, str]]:
     )
     if any(point.latency is None for point in target.pareto):
         yield "pareto.latency", "pareto.latency"
+    for batch in target.dynamic_batch:
+        if None in (batch.dense_latency_ms, batch.compressed_latency_ms, batch.speedup):
+            yield f"dynamic_batch.{batch.batch}", "dynamic_batch"
     for layer in target.layers:
         for key in _null_fields(layer, "", ("dense_us", "us")):
             yield f"layers.{layer.site}.{key}", f"layers.{key}"

@@ -6,11 +6,13 @@ from pathlib import Path
 import onnx_ir as ir
 from torch import nn
 
+from kronexport.lower.dynamic_batch import at_batch
 from kronexport.lower.macs import count_macs
 from kronexport.lower.memory import graph_memory
 from kronexport.measure.pair import PairFigures, SideFigures
 from kronexport.plan.goals import figure_of
 from kronexport.records import (
+    BatchFigures,
     Check,
     GoalResult,
     LayerFigures,
@@ -28,10 +30,13 @@ UNTIMED = "nothing was timed for the plan; its seconds are estimates of the targ
 
 
 def model_figures(
-    model: nn.Module, shipped: Path, measured: SideFigures | None, accuracy: float | None
+    model: nn.Module, shipped: Path, batch: int, measured: SideFigures | None, accuracy: float | None
 ) -> ModelFigures:
-    """``params`` of the module, each parameter once; what is counted from a graph is of the ONNX file that ships."""
-    graph = ir.load(shipped)
+    """``params`` of the module, each parameter once; what is counted from a graph is of the ONNX file that ships.
+
+    ``batch`` is what it is counted at where the file takes any.
+    """
+    graph = at_batch(ir.load(shipped), batch)
     memory = graph_memory(graph)
     return ModelFigures(
         params=sum(parameter.numel() for parameter in model.parameters()),
@@ -82,6 +87,7 @@ def target_report(
     layers: tuple[LayerFigures, ...],
     pareto: tuple[ParetoPoint, ...],
     notes: Sequence[str],
+    dynamic_batch: Sequence[BatchFigures] = (),
 ) -> TargetReport:
     """The target's report.
 
@@ -93,6 +99,8 @@ def target_report(
     unmeasured |= measured.unmeasured if measured else {}
     if any(point.latency is None for point in pareto):
         unmeasured["pareto.latency"] = UNTIMED
+    if any(figures.speedup is None for figures in dynamic_batch):
+        unmeasured["dynamic_batch"] = unmeasured["speedup"]
     unmeasured |= {
         f"goals.{goal.expr}": unmeasured[f"compressed.{figure_of(goal)}"] for goal in goals if goal.met is None
     }
@@ -110,6 +118,7 @@ def target_report(
         verification=tuple(checks),
         layers=layers,
         notes=tuple(notes),
+        dynamic_batch=tuple(dynamic_batch),
     )
 
 

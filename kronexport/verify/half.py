@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from kronexport import agent
 from kronexport.backends.base import agent_errors
+from kronexport.lower.graph_edit import static_shape
 from kronexport.lower.standard import check_standard
 from kronexport.precision.half import half, half_nodes, rounded
 from kronexport.precision.half_ranges import ValueRanges, too_small_for, with_all_values
@@ -46,8 +47,9 @@ def verify_half(
     folder = verified.path.parent / "fp16"
     folder.mkdir()
     path, emulated = folder / verified.path.name, folder / "rounded.onnx"
-    batch = int(str(model.graph.inputs[0].shape[0])) if model.graph.inputs[0].shape else 1
-    golden = ({str(model.graph.inputs[0].name): images[at : at + batch]} for at in range(0, len(images), batch))
+    (given,) = model.graph.inputs
+    batch, *_ = static_shape(given) or (len(images),)
+    golden = ({str(given.name): images[at : at + batch]} for at in range(0, len(images), batch))
     reasons = too_small_for(model, value_ranges(model, folder, [*feeds, *golden]))
 
     def outputs(keep_float: Collection[str]) -> Outputs:

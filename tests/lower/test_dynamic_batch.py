@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kronexport.errors import UserInputError
-from kronexport.lower.dynamic_batch import SYMBOL, with_dynamic_batch
+from kronexport.lower.dynamic_batch import at_batch, with_dynamic_batch
 from kronexport.lower.forms import generate_forms
 from kronexport.lower.lowering import lower
+from kronexport.records import BATCH_SYMBOL
 from tests.lower.small_graphs import floats, graph, run
 from tests.lower.test_kronecker import TOLERANCE, example, model_of, oracle, relative_l2
 from tests.strategies import Layer, layers
@@ -42,7 +43,7 @@ def test_every_form_is_right_at_every_batch(
     _, bias = example(layer)
     models = [lower(model_of(replace(layer, batch=batch), bias), {"layer": form.name}, opset) for batch in lowered_at]
     dynamic = with_dynamic_batch(*models)
-    assert [str(value.shape[0]) for value in dynamic.graph.inputs if value.shape] == [SYMBOL]
+    assert [str(value.shape[0]) for value in dynamic.graph.inputs if value.shape] == [BATCH_SYMBOL]
     for batch in BATCHES:
         at = replace(layer, batch=batch)
         x, _ = example(at)
@@ -127,3 +128,12 @@ def test_two_equal_batches_say_nothing() -> None:
     model = text_of(2, "y = Relu(x)", "2,4,3,3")
     with pytest.raises(ValueError, match="a batch of 2 twice"):
         with_dynamic_batch(model, model)
+
+
+def test_what_counts_gets_a_graph_of_one_batch() -> None:
+    """With every shape static again; one that is static is left as it is."""
+    models = [text_of(n, "a = Reshape(x, t) y = Relu(a)", f"{n},36", {"t": [n, 36]}) for n in (2, 3)]
+    found = at_batch(with_dynamic_batch(*models), 5)
+    shapes = {value.name: str(value.shape) for node in found.graph for value in node.outputs}
+    assert shapes == {"a": "[5,36]", "y": "[5,36]"}
+    assert at_batch(models[0], 5) is models[0]

@@ -31,6 +31,7 @@ def test_every_key_of_the_contract_is_written(tmp_path: Path) -> None:
         "rebuild",
         "protocol",
         "versions",
+        "dynamic_batch",
         "files",
         "compatibility",
     }

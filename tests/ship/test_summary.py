@@ -125,11 +125,11 @@ def test_figures_are_those_of_the_file_that_ships(tmp_path: Path) -> None:
     onnx.shape_inference.infer_shapes_path(path)  # what ships has its shapes
     conv = nn.Conv2d(3, 4, 3)
     shared = nn.ModuleList([conv, conv])
-    found = model_figures(shared, path, SIDE, 91.5)
+    found = model_figures(shared, path, 1, SIDE, 91.5)
     assert (found.params, found.macs, found.bytes) == (4 * 3 * 9 + 4, 4 * 8 * 8 * 3 * 9, path.stat().st_size)
     assert (found.latency_ms, found.peak_memory_bytes, found.build_peak_memory_bytes) == (LATENCY, 1000, 900)
     assert found.accuracy == 91.5
-    assert model_figures(shared, path, None, None).latency_ms is None
+    assert model_figures(shared, path, 1, None, None).latency_ms is None
 
 
 @pytest.fixture
