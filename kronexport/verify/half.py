@@ -73,7 +73,7 @@ def verify_half(
         def alone(node: str) -> float:
             return error(outputs(every - {node}))
 
-        for node in sorted(every - kept, key=alone, reverse=True):
+        for node in sorted((node for node in nodes if node not in kept), key=alone, reverse=True):
             harmful.append(node)
             kept.add(node)
             found = outputs(kept)
