@@ -72,11 +72,11 @@ class Session:
         self._folder = self._leased()
         self._process.repeat(_line({"do": "beat"}), BEAT_SECONDS)
         self._agent = f"{self._folder}/agent.py"
-        self._there = {"agent.py"}
-        connection.put(Path(agent.__file__), self._agent)
+        self._there: set[str] = set()
 
     def run(self, job: dict[str, Any], timeout_seconds: float) -> dict[str, Any]:
         """As ``Machine.run_agent``; a ``LostError`` where the connection broke off, or the keeper there was killed."""
+        at = str(self._connection.address)
         with tempfile.TemporaryDirectory(prefix="kronexport-board-") as name:
             there = self._uploaded(job, Path(name))
             command = [self._options.python, self._agent, f"{self._folder}/job.json", f"{self._folder}/result.json"]
@@ -84,9 +84,9 @@ class Session:
                 {"do": "run", "command": command, "seconds": timeout_seconds}, timeout_seconds + _ANSWER_SECONDS
             )
             if ended["code"] is None:
-                raise out_of_time(job, timeout_seconds)
+                raise out_of_time(job, timeout_seconds, at)
             if ended["code"] != 0:
-                raise agent_error(job, ended["code"], ended["stderr"])
+                raise agent_error(job, ended["code"], ended["stderr"], at)
             result_path = Path(name, "result.json")
             self._connection.get(f"{self._folder}/result.json", result_path)
             result: dict[str, Any] = json.loads(result_path.read_text(encoding="utf-8"))
@@ -112,11 +112,15 @@ class Session:
         return str(answer["folder"])
 
     def _uploaded(self, job: dict[str, Any], scratch: Path) -> dict[str, Any]:
-        """The job with the paths that its files have there; what the last job had and this one has not is removed."""
+        """The job with the paths that its files have there; what the last job had and this one has not is removed.
+
+        The agent is one of the files.
+        """
         there, files = _relocated(job, self._folder)
-        kept = {path.removeprefix(f"{self._folder}/").split("/")[0] for path in files} | {"agent.py"}
+        files = {self._agent: Path(agent.__file__), **files}
+        kept = {path.removeprefix(f"{self._folder}/").split("/")[0] for path in files}
         free = self._asked({"do": "keep", "names": sorted(kept)}, _ANSWER_SECONDS)["free"]
-        self._there &= {"agent.py", *files}
+        self._there &= set(files)
         wanted = {path: source for path, source in files.items() if path not in self._there}
         needed = sum(source.stat().st_size for source in wanted.values())
         if needed > free:

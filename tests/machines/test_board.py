@@ -91,16 +91,17 @@ def test_models_of_earlier_jobs_do_not_fill_the_board(server: Server, tmp_path: 
 # --- errors of a job --------------------------------------------------------------------------------------------
 
 
-def test_the_agents_errors_are_those_of_here(server: Server, tmp_path: Path) -> None:
+def test_the_agents_errors_are_those_of_here_with_the_boards_address(server: Server, tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"garbage")
     with server.board() as board:
-        with pytest.raises(UserInputError, match=r"bench of tiny on onnxruntime: job: threads: got 0"):
+        at = rf"^ssh://someone@127\.0\.0\.1:{server.port}: bench of"
+        with pytest.raises(UserInputError, match=rf"{at} tiny on onnxruntime: job: threads: got 0"):
             board.run_agent(bench_job(tmp_path, threads=0), timeout_seconds=60)
         broken = bench_job(tmp_path, models=[{"name": "broken", "path": str(tmp_path / "broken.onnx")}])
-        with pytest.raises(KronexportError, match="cannot load this model") as caught:
+        with pytest.raises(KronexportError, match=rf"{at} broken .*cannot load this model") as caught:
             board.run_agent(broken, timeout_seconds=60)
         assert type(caught.value) is KronexportError
-        with pytest.raises(KronexportError, match="no result within 0 s"):
+        with pytest.raises(KronexportError, match=rf"{at} tiny on onnxruntime: no result within 0 s"):
             board.run_agent(bench_job(tmp_path, seconds=30.0), timeout_seconds=0.3)
         assert board.run_agent(bench_job(tmp_path), timeout_seconds=60)["models"]
 
@@ -111,7 +112,7 @@ def test_a_killed_agent_is_explained_and_the_board_goes_on(server: Server, tmp_p
         board.environment("onnxruntime")
         killer = threading.Thread(target=kill_agent, args=(server,))
         killer.start()
-        with pytest.raises(KronexportError, match=r"ended by SIGKILL.*memory"):
+        with pytest.raises(KronexportError, match=r"^ssh://.*ended by SIGKILL.*memory"):
             board.run_agent(bench_job(tmp_path, seconds=30.0), timeout_seconds=60)
         killer.join()
         assert board.run_agent(bench_job(tmp_path), timeout_seconds=60)["models"]

@@ -1,6 +1,7 @@
 """Faults of a board, one after the other: each ends in a finished job or in a clear error, and nothing is left."""
 
 import os
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from kronexport import agent
-from kronexport.errors import BoardError
+from kronexport.errors import BoardError, KronexportError
 from tests.machines.jobs import bench_job, infer_job
 from tests.machines.server import STEPS, Server, eventually
 from tests.machines.test_board import children
@@ -69,8 +70,12 @@ def test_a_connection_that_is_cut_again_and_again_is_a_clear_error(server: Serve
 def test_a_full_disk_is_told_and_the_board_is_clean(server: Server, tmp_path: Path, room: int) -> None:
     """Full before the agent, within it, and within the model."""
     server.room = room
-    with server.board() as board, pytest.raises(BoardError, match="cannot be written: Failure"):
+    with server.board() as board, pytest.raises(BoardError) as caught:
         board.run_agent(infer_job(tmp_path), timeout_seconds=60)
+    assert re.fullmatch(
+        rf"ssh://someone@127\.0\.0\.1:{server.port}: \S+ cannot be written: Failure; \d+ bytes needed, \d+ free there",
+        str(caught.value),
+    )
     server.room = None
     assert eventually(lambda: clean(server))
     with server.board() as board:
@@ -85,15 +90,16 @@ def test_a_disk_that_is_too_small_for_a_model_is_told_before_it_is_sent(
     (tmp_path / "huge.onnx").touch()
     os.truncate(tmp_path / "huge.onnx", 1 << 42)
     job = bench_job(tmp_path, models=[{"name": "huge", "path": str(tmp_path / "huge.onnx")}])
-    with server.board() as board, pytest.raises(BoardError, match=rf"disk full: {1 << 42} bytes needed in .* free"):
+    needed = (1 << 42) + Path(agent.__file__).stat().st_size
+    with server.board() as board, pytest.raises(BoardError, match=rf"disk full: {needed} bytes needed in .* free"):
         board.run_agent(job, timeout_seconds=60)
     assert "send model" not in server.reached
 
 
 def test_a_full_disk_while_the_agent_writes_is_its_own_error(server: Server, tmp_path: Path) -> None:
-    """A limit on the size of files stands for the disk: the outputs do not fit."""
-    server.prelude = "ulimit -f 0; "
-    with server.board() as board, pytest.raises(Exception, match="File too large"):
+    """A limit on the size of files stands for the disk: the lease fits, the outputs do not."""
+    server.prelude = "ulimit -f 1; "
+    with server.board() as board, pytest.raises(KronexportError, match=r"^ssh://\S+: infer of .*File too large"):
         board.run_agent(infer_job(tmp_path), timeout_seconds=60)
     assert not (tmp_path / "outputs.npz").exists()
 
