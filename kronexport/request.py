@@ -79,7 +79,7 @@ def check_request(config: BuildConfig, board: Board | None = None) -> Request:
         if config.dynamic_batch is not None and profile.backend == "tensorrt":
             raise UserInputError(
                 f"--dynamic-batch {config.dynamic_batch}: {profile.name} is built by trtexec, which is given no "
-                f"range of shapes yet; leave it out for this target"
+                f"range of shapes yet; build this target on its own without --dynamic-batch"
             )
     BACKENDS["onnxruntime"].require()  # every target's stages are verified in it
     runtimes = {profile.name: require_runtime(profile) for profile in profiles}

@@ -25,6 +25,7 @@ def build(network: Path, out: Path, *arguments: object) -> Ended:
     ("alias", "target", "precision", "measured"),
     [
         ("cpu", "x86-onnxruntime", "fp32", True),
+        ("cpu", "x86-onnxruntime", "int8", True),
         ("openvino", "x86-openvino", "fp32", True),
         ("rpi", "rpi5", "fp16", False),
     ],
@@ -95,3 +96,4 @@ def test_a_target_whose_builder_is_given_no_range_refuses_it(network: Path, tmp_
     ended = build(network, tmp_path / "out", "--target", "jetson", "--dynamic-batch", "1:2:4")
     assert ended.code == 2
     assert "jetson-orin-nano is built by trtexec, which is given no range of shapes yet" in ended.err
+    assert "build this target on its own without --dynamic-batch" in ended.err
