@@ -463,9 +463,11 @@ def calibration(project: Project) -> Calibration | None:
 def rebuild_command(job: Job) -> str:
     """The command that makes this bundle again; files go by their names alone, since folders differ.
 
-    A board has no name in it: addresses do not ship.
+    A board has no name in it, nor has its Python: addresses and paths do not ship.
     """
     config = job.config
+    there = config.device is not None and not job.profile.measured_here
+    usual_python = BuildConfig.model_fields["device_python"].default
     given = {
         "weights": config.weights.name if config.weights else "",
         "input": config.input or "",
@@ -479,7 +481,8 @@ def rebuild_command(job: Job) -> str:
         "dynamic-batch": config.dynamic_batch or "",
         "threads": str(job.threads),
         "time-budget": config.time_budget or "",
-        "device": "ssh://BOARD" if config.device and not job.profile.measured_here else "",
+        "device": "ssh://BOARD" if there else "",
+        "device-python": "PYTHON" if there and config.device_python != usual_python else "",
     }
     measure = config.measure.model_dump(exclude_defaults=True, exclude={"threads"})
     several = {

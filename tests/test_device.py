@@ -116,7 +116,7 @@ def test_the_plan_rests_on_times_of_the_board(shipped: Path) -> None:
 def test_addresses_do_not_ship(server: Server, shipped: Path) -> None:
     """The command that builds the bundle again names a board, but not whose."""
     manifest: dict[str, Any] = json.loads((shipped / TARGET / "manifest.json").read_text(encoding="utf-8"))
-    assert "--device ssh://BOARD" in manifest["rebuild"]
+    assert "--device ssh://BOARD --device-python PYTHON" in manifest["rebuild"]
     assert manifest["protocol"]["clock"]
     assert all(server.address.place.encode() not in path.read_bytes() for path in (shipped / TARGET).iterdir())
     resolved = tomllib.loads((shipped / "config.toml").read_text(encoding="utf-8"))

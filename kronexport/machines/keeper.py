@@ -273,7 +273,7 @@ class Keeper:
 
 def serve(keeper: Keeper) -> None:
     """Answer requests until the client ends or is gone."""
-    keeper.client.say({"ready": platform.python_version()})
+    keeper.client.say({"ready": platform.python_version(), "python": sys.executable})
     while True:
         request = keeper.client.request()
         if request["do"] == "end":

@@ -3,6 +3,7 @@
 import getpass
 import hashlib
 import json
+import re
 import shlex
 import socket
 import tempfile
@@ -42,7 +43,7 @@ class Options:
     """How a board is used.
 
     Attributes:
-        python: the interpreter there, by a name or a path.
+        python: the interpreter there, by a name or a path; ``~`` is a home there.
         lease: the file there that is locked.
         token: says of a lease that it is this client's own.
     """
@@ -68,7 +69,7 @@ class Session:
     def __init__(self, connection: Connection, options: Options) -> None:
         self._connection = connection
         self._options = options
-        self._process = _keeper(connection, options.python)
+        self._process, self._python = _keeper(connection, options.python)
         self._folder = self._leased()
         self._process.repeat(_line({"do": "beat"}), BEAT_SECONDS)
         self._agent = f"{self._folder}/agent.py"
@@ -79,7 +80,7 @@ class Session:
         at = str(self._connection.address)
         with tempfile.TemporaryDirectory(prefix="kronexport-board-") as name:
             there = self._uploaded(job, Path(name))
-            command = [self._options.python, self._agent, f"{self._folder}/job.json", f"{self._folder}/result.json"]
+            command = [self._python, self._agent, f"{self._folder}/job.json", f"{self._folder}/result.json"]
             ended = self._asked(
                 {"do": "run", "command": command, "seconds": timeout_seconds}, timeout_seconds + _ANSWER_SECONDS
             )
@@ -159,13 +160,14 @@ class Session:
         return _read(self._process, seconds)
 
 
-def _keeper(connection: Connection, python: str) -> Process:
-    """The running keeper, which is ready for requests."""
+def _keeper(connection: Connection, python: str) -> tuple[Process, str]:
+    """The running keeper, which is ready for requests, and the path of its interpreter there."""
     source = Path(keeper.__file__).read_bytes()
-    process = connection.start(f"exec {shlex.quote(python)} -c {shlex.quote(_BOOTSTRAP)}")
+    process = connection.start(f"exec {_for_shell(python)} -c {shlex.quote(_BOOTSTRAP)}")
     process.write(b"%d\n%b" % (len(source), source))
-    if _read(process, _ANSWER_SECONDS) is not None:
-        return process
+    ready = _read(process, _ANSWER_SECONDS)
+    if ready is not None:
+        return process, str(ready["python"])
     code, stderr = process.ended()
     if code is None:
         raise LostError(f"{connection.address}: the session there ended before it began")
@@ -175,6 +177,12 @@ def _keeper(connection: Connection, python: str) -> Process:
         f"{stderr or f'code {code}'}; expected Python 3.6 or later with numpy and the runtime; name it by "
         "--device-python"
     )
+
+
+def _for_shell(path: str) -> str:
+    """As one word, but for ``~`` or ``~name`` at its beginning, which the shell there expands."""
+    home, slash, rest = path.partition("/")
+    return f"{home}/{shlex.quote(rest)}" if slash and re.fullmatch(r"~[\w.-]*", home) else shlex.quote(path)
 
 
 def _read(process: Process, seconds: float) -> dict[str, Any] | None:

@@ -276,6 +276,17 @@ def test_a_missing_interpreter_is_a_missing_runtime(server: Server, python: str,
         board.environment("onnxruntime")
 
 
+@pytest.mark.parametrize("path", ["~/its python", "./its python"])
+def test_an_interpreter_in_the_home_there_is_found(server: Server, path: str) -> None:
+    """Also by the agent, which runs in another folder."""
+    server.prelude = f"cd '{server.home}'; "
+    script = server.home / "its python"
+    script.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n', encoding="utf-8")
+    script.chmod(0o755)
+    with server.board(python=path) as board:
+        assert board.environment("onnxruntime")["runtime"] == "onnxruntime"
+
+
 def test_a_missing_runtime_is_told_with_its_command(server: Server) -> None:
     """An interpreter without the packages of this environment."""
     bare = Path(os.path.realpath(sys.executable))
