@@ -79,6 +79,9 @@ def build(
     set_: options.Set = None,
     *,
     allow_unmeasured: Annotated[bool, typer.Option(help="Accept goals that cannot be measured here.")] = False,
+    allow_fallback: Annotated[
+        bool, typer.Option(help="Accept nodes that the runtime computes in another precision; the report names them.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option(help="Survey and plan only; no output is written.")] = False,
     as_json: options.Json = False,
 ) -> None:
@@ -107,6 +110,7 @@ def build(
         "device_python": device_python,
         "out": out,
         "allow_unmeasured": allow_unmeasured or None,
+        "allow_fallback": allow_fallback or None,
     }
     resolved = load_config(config, flags, set_ or [])
     from kronexport import pipeline, terminal  # noqa: PLC0415  loads torch

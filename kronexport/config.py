@@ -100,6 +100,7 @@ class BuildConfig(BaseModel):
     device: Device | None = Field(None, description="the target itself: ssh://[user@]host[:port]")
     device_python: str = Field("python3", min_length=1, description="there, with numpy and the runtime")
     allow_unmeasured: bool = Field(default=False, description="exit 0 where a goal cannot be measured")
+    allow_fallback: bool = Field(default=False, description="let nodes be that run in another precision than asked")
     out: Path = Field(Path("kronexport-out"), description="output folder")
     measure: MeasureConfig = MeasureConfig()
 

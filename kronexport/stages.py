@@ -184,7 +184,9 @@ def realize(job: Job, plan: Plan, model: nn.Module, exported: ir.Model, name: st
         )
     verified = in_precision(job, plan, verified, name)
     job.progress(f"compile {name}", 0, 1)
-    compiled = job.backend.compile(verified.path, folder / "compiled", job.profile)
+    compiled = job.backend.compile(
+        verified.path, folder / "compiled", job.profile, allow_fallback=job.config.allow_fallback
+    )
     if compiled.artifact is None:
         return Network(plan, model, portable, verified, compiled, (*verified.checks, uncompiled(verified)), None)
     with opened(job, compiled.artifact, compiled) as runner:
@@ -494,6 +496,7 @@ def rebuild_command(job: Job) -> str:
     words = ["kronexport", "build", _without_folder(config.model), "--target", job.profile.name]
     words += [word for flag, value in given.items() if value for word in (f"--{flag}", value)]
     words += [word for flag, values in several.items() for value in values for word in (f"--{flag}", value)]
+    words += ["--allow-fallback"] if config.allow_fallback else []
     return shlex.join(words)
 
 

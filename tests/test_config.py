@@ -131,6 +131,7 @@ configs = st.builds(
     goal=st.lists(st.sampled_from(["macs<=0.5", "latency<=2ms"])).map(tuple),
     threads=st.none() | st.integers(1, 64),
     allow_unmeasured=st.booleans(),
+    allow_fallback=st.booleans(),
     out=st.just(Path("/out")),
     measure=st.builds(MeasureConfig, seconds=st.floats(0.01, 1e3), rounds=st.integers(3, 100)),
 )

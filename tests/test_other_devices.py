@@ -222,7 +222,7 @@ def test_each_jetpack_is_checked_against_the_table_of_its_parser(
 
 def test_a_jetson_in_int8_is_what_its_parser_takes(network: Path, tmp_path: Path) -> None:
     """Groups of two and of one channel stay in float, by name; every check down to the quantized model passes."""
-    ended = build(network, tmp_path / "out", "--target", "jetson", "--precision", "int8")
+    ended = build(network, tmp_path / "out", "--target", "jetson", "--precision", "int8", "--allow-fallback")
     assert ended.code == 0, ended.err
     found = reported(tmp_path / "out", "jetson-orin-nano")
     assert [check.passed for check in found.verification if check.stage == "quantized"] == [True]
@@ -232,6 +232,9 @@ def test_a_jetson_in_int8_is_what_its_parser_takes(network: Path, tmp_path: Path
     assert operators.count("QuantizeLinear") == operators.count("DequantizeLinear") > 0
     script = (tmp_path / "out/jetson-orin-nano/build_engine.sh").read_text(encoding="utf-8")
     assert '"--int8"' in script
+    assert "\nallow_fallback=yes\n" in script
+    manifest = json.loads((tmp_path / "out/jetson-orin-nano/manifest.json").read_text(encoding="utf-8"))
+    assert manifest["rebuild"].endswith(" --allow-fallback")
 
 
 def distance(outputs: Outputs, reference: np.ndarray) -> float:

@@ -58,10 +58,17 @@ class Backend(Protocol):
         """
         ...
 
-    def compile(self, model: Path, folder: Path, profile: TargetProfile) -> Compiled:
+    def compile(self, model: Path, folder: Path, profile: TargetProfile, *, allow_fallback: bool = False) -> Compiled:
         """Make of ``model`` what the runtime loads, in ``folder``, which is made if it is not there.
 
+        Args:
+            model: ONNX of at most the target's opset.
+            folder: of what is made.
+            profile: of the target.
+            allow_fallback: nodes that the runtime computes in another precision than asked for are let be, and noted.
+
         Raises:
+            VerificationError: Nodes are computed in another precision than asked for.
             UserInputError: There is no such model.
             KronexportError: It is no model that the runtime can load. ``folder`` holds nothing new.
         """

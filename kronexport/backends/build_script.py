@@ -32,12 +32,13 @@ _DATATYPES: Final[dict[Precision, str]] = {"fp32": "", "fp16": "Datatype.*(FP16|
 """What the layer information has somewhere if any layer runs in a precision: a regular expression of grep -E."""
 
 
-def build_script(profile: TargetProfile, route: Route = "float-onnx") -> str:
+def build_script(profile: TargetProfile, route: Route = "float-onnx", *, allow_fallback: bool = False) -> str:
     """The text of build_engine.sh for a target with a board.
 
     Args:
         profile: of the target.
         route: how the precision of model.onnx is reached.
+        allow_fallback: an engine without any layer in that precision is warned of, not refused.
 
     Raises:
         KronexportError: The profile is not one of TensorRT.
@@ -54,6 +55,7 @@ def build_script(profile: TargetProfile, route: Route = "float-onnx") -> str:
         "tensorrt": version,
         "precision": precision,
         "datatype": _DATATYPES[precision],
+        "allow_fallback": "yes" if allow_fallback else "",
         "remedy": "build again with the --target of that JetPack: kronexport targets list",
     }
     dialect = dialect_of(version)

@@ -17,7 +17,14 @@ class OnnxRuntimeBackend:
     def require(self) -> str:
         return installed_version(self.name)
 
-    def compile(self, model: Path, folder: Path, profile: TargetProfile) -> Compiled:
+    def compile(
+        self,
+        model: Path,
+        folder: Path,
+        profile: TargetProfile,
+        *,
+        allow_fallback: bool = False,  # noqa: ARG002  nothing falls back: its precision is that of the ONNX
+    ) -> Compiled:
         folder.mkdir(parents=True, exist_ok=True)
         check_loads(self.name, model, profile.threads)
         return Compiled(artifact=model, files=(model,))

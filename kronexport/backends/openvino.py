@@ -21,7 +21,14 @@ class OpenVinoBackend:
     def require(self) -> str:
         return installed_version(self.name)
 
-    def compile(self, model: Path, folder: Path, profile: TargetProfile) -> Compiled:
+    def compile(
+        self,
+        model: Path,
+        folder: Path,
+        profile: TargetProfile,
+        *,
+        allow_fallback: bool = False,  # noqa: ARG002  nothing falls back: its precision is that of the ONNX
+    ) -> Compiled:
         self.require()
         if not model.is_file():
             raise UserInputError(f"{model}: no such model file; expected an .onnx")

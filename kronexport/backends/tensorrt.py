@@ -33,18 +33,18 @@ class TensorRtBackend:
     def require(self) -> str:
         return ON_THE_BOARD
 
-    def compile(self, model: Path, folder: Path, profile: TargetProfile) -> Compiled:
+    def compile(self, model: Path, folder: Path, profile: TargetProfile, *, allow_fallback: bool = False) -> Compiled:
         loaded = read_model(model, profile)
         note = check_operators(loaded, profile.runtime.version, str(model))
         script = folder / SCRIPT
-        text = build_script(profile, route_of(loaded))
+        text = build_script(profile, route_of(loaded), allow_fallback=allow_fallback)
         with atomic_write(script, needed=len(text)) as aside:
             aside.write_bytes(text.encode())
             aside.chmod(_EXECUTABLE)
         trtexec = self.find(profile)
         if trtexec is None:
             return Compiled(artifact=None, files=(script,), reason=NO_DEVICE, notes=(note,))
-        built = build_here(trtexec, model, loaded, folder, profile)
+        built = build_here(trtexec, model, loaded, folder, profile, allow_fallback=allow_fallback)
         return replace(built, files=(*built.files, script), notes=(note, *built.notes))
 
     def runner(self, compiled: Compiled, threads: int) -> AbstractContextManager[Runner]:

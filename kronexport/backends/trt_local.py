@@ -16,6 +16,7 @@ from kronexport.backends.base import Arrays, Compiled, Runner
 from kronexport.backends.profile import TargetProfile
 from kronexport.backends.trt_engine import Here, TrtEngine, build_engine, installed_release
 from kronexport.backends.trt_model import asked_precisions, route_of
+from kronexport.backends.trt_precision import ProvenPrecision
 from kronexport.backends.trtexec import ON_JETPACK
 from kronexport.errors import KronexportError
 from kronexport.files import TEMP_PREFIX
@@ -33,8 +34,24 @@ def trtexec_of(profile: TargetProfile) -> str | None:
     return shutil.which("trtexec") or (ON_JETPACK if Path(ON_JETPACK).is_file() else None)
 
 
-def build_here(trtexec: str, model: Path, loaded: "onnx.ModelProto", folder: Path, profile: TargetProfile) -> Compiled:
+def build_here(
+    trtexec: str,
+    model: Path,
+    loaded: "onnx.ModelProto",
+    folder: Path,
+    profile: TargetProfile,
+    *,
+    allow_fallback: bool = False,
+) -> Compiled:
     """The engine in ``folder``, or the reason why this board's TensorRT is not the target's.
+
+    Args:
+        trtexec: its path.
+        model: the file that it reads.
+        loaded: the same model.
+        folder: of the engine.
+        profile: of the target.
+        allow_fallback: nodes that do not run in the precision that was asked for are named in a note.
 
     Raises:
         VerificationError: it does not run in the precision that was asked for.
@@ -56,12 +73,21 @@ def build_here(trtexec: str, model: Path, loaded: "onnx.ModelProto", folder: Pat
             route=route_of(loaded),
             asked=asked_precisions(loaded),
             workspace_mib=board.workspace_mib,
+            allow_fallback=allow_fallback,
         )
         (Path(aside) / ENGINE).replace(folder / ENGINE)
     counts = ", ".join(f"{count} in {name}" for name, count in sorted(Counter(proven.found.values()).items()))
     note = f"built by TensorRT {version} on this board; nodes that have a weight, by its layer information: {counts}"
+    notes = (note, *_fallback_notes(proven))
     batch = loaded.graph.input[0].type.tensor_type.shape.dim[0].dim_value
-    return Compiled(artifact=folder / ENGINE, files=(folder / ENGINE,), notes=(note,), batch=batch, tool=trtexec)
+    return Compiled(artifact=folder / ENGINE, files=(folder / ENGINE,), notes=notes, batch=batch, tool=trtexec)
+
+
+def _fallback_notes(proven: ProvenPrecision) -> tuple[str, ...]:
+    if not proven.others:
+        return ()
+    named = ", ".join(f"{node} ({why})" for node, why in proven.others.items())
+    return (f"not in the precision that was asked for, let be by --allow-fallback: {named}",)
 
 
 @contextmanager

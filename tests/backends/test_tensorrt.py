@@ -101,7 +101,15 @@ def test_shellcheck_has_no_complaint(tmp_path: Path) -> None:
 class Bundle:
     """A bundle on a machine whose device tree, dpkg-query and trtexec are stand-ins."""
 
-    def __init__(self, folder: Path, target: str = "jetson", route: Route = "float-onnx", fallback: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        target: str = "jetson",
+        route: Route = "float-onnx",
+        fallback: str = "",
+        *,
+        allow: bool = False,
+    ) -> None:
         self.folder = folder / "a bundle"
         self.bin = folder / "bin"
         self.home = folder / "home"
@@ -117,7 +125,8 @@ class Bundle:
             quantized_tiny_model(model)
         digest = hashlib.sha256(model.read_bytes()).hexdigest()
         (self.folder / "SHA256SUMS").write_text(f"{'0' * 64}  run.py\n{digest}  model.onnx\n", encoding="utf-8")
-        text = build_script(load_target(target), route).replace("/proc/device-tree/compatible", str(self.compatible))
+        text = build_script(load_target(target), route, allow_fallback=allow)
+        text = text.replace("/proc/device-tree/compatible", str(self.compatible))
         (self.folder / "build_engine.sh").write_text(text, encoding="utf-8")
         self.before = self.files()
 
@@ -190,7 +199,18 @@ def test_an_engine_without_a_layer_in_the_precision_is_refused(tmp_path: Path) -
     done = bundle.run()
     assert done.returncode == 4
     assert "int8 was asked for, and no layer of the engine runs in it" in done.stderr
+    assert "--allow-fallback" in done.stderr
     assert bundle.files() == bundle.before
+
+
+@needs_bash
+def test_an_engine_that_may_fall_back_is_warned_of(tmp_path: Path) -> None:
+    """It is there, and stderr says what it is not."""
+    bundle = Bundle(tmp_path, "jetson", "qdq-symmetric", fallback="conv", allow=True)
+    done = bundle.run()
+    assert done.returncode == 0
+    assert "warning: int8 was asked for, and no layer of the engine runs in it" in done.stderr
+    assert bundle.files() == bundle.before | {"model.engine"}
 
 
 @needs_bash

@@ -45,6 +45,17 @@ def test_an_engine_in_another_precision_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "compiled" / "model.engine").exists()
 
 
+def test_a_fallback_that_is_allowed_is_named_in_the_notes(tmp_path: Path) -> None:
+    """With what the node runs in; the engine is there."""
+    model = quantized_tiny_model(save_tiny_model(tmp_path / "model.onnx"))
+    made = backend(tmp_path, fallback="conv")
+    compiled = made.compile(model, tmp_path / "compiled", load_target("jetson"), allow_fallback=True)
+    assert compiled.artifact is not None
+    assert compiled.notes[-1] == (
+        "not in the precision that was asked for, let be by --allow-fallback: conv (fp32 instead of int8)"
+    )
+
+
 def test_a_board_with_another_tensorrt_gets_the_script_and_the_reason(tmp_path: Path) -> None:
     made = backend(tmp_path, "8.5")
     compiled = made.compile(save_tiny_model(tmp_path / "model.onnx"), tmp_path / "compiled", load_target("jetson"))
