@@ -17,6 +17,9 @@ from kronexport.records import ParetoPoint, Plan, Site, SitePlan, Survey
 RUNGS: Final = 9
 """Steps from dense to the least, of equal height."""
 
+_ROUNDING: Final = 1e-9
+"""Relative: seconds that are sums of the same numbers in another order are alike."""
+
 Axis = Literal["seconds", "macs"]
 
 
@@ -97,7 +100,7 @@ def _leaders(options: Sequence[Candidate], axis: Axis) -> list[Candidate]:
     dense, *others = options
     kept = [dense]
     for option in sorted(others, key=lambda one: (one.squared_error, getattr(one, axis))):
-        if getattr(option, axis) < getattr(kept[-1], axis):
+        if getattr(option, axis) < getattr(kept[-1], axis) * (1 - _ROUNDING):
             kept.append(option)
     return kept
 

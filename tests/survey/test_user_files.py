@@ -18,6 +18,12 @@ def write(folder: Path, files: dict[str, str]) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def no_other_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another test of this process may have loaded a network with a module of that name."""
+    monkeypatch.delitem(sys.modules, "blocks", raising=False)
+
+
 @pytest.mark.parametrize("statement", ["from .blocks import VALUE", "from blocks import VALUE"])
 @pytest.mark.parametrize("init", [{}, {"__init__.py": ""}], ids=["loose folder", "package"])
 def test_sibling_is_imported(tmp_path: Path, statement: str, init: dict[str, str]) -> None:
