@@ -306,8 +306,19 @@ def device_notes(job: Job, network: Network) -> tuple[str, ...]:
         device = found["board"] or found["cpu_model"] or found["machine"]
         there = f"{job.machine.place} ({device}, {job.profile.backend} {found['runtime_version']})"
         return (f"the engine was verified and measured on {there}",)
+    if network.compiled.tool is not None:
+        return ("the engine was built and verified on this machine, which is the board",)
     here = f"{job.profile.backend} {job.runtime} on {platform.machine()}"
     return (f"the engine was verified in {here}, not on the device; run there: python run.py check",)
+
+
+def why_unmeasured(job: Job, network: Network) -> str | None:
+    """Why there is neither time nor memory nor a score; None if they are measured."""
+    if job.machine is not None:
+        return None
+    if network.compiled.tool is not None:
+        return "not measured: trtexec built the engine on this board; build_engine.sh prints the command that times it"
+    return NO_DEVICE
 
 
 def precision_notes(job: Job, network: Network) -> tuple[str, ...]:
@@ -350,7 +361,7 @@ def report_stage(
         dense=before,
         compressed=after,
         measured=measured,
-        no_device=NO_DEVICE if job.machine is None else None,
+        no_device=why_unmeasured(job, compressed),
         uncompiled=compressed.compiled.reason,
         unevaluated=project.unevaluated,
         goals=[judge(goal, before, after, speedup) for goal in job.planner.goals_of(job.profile)],

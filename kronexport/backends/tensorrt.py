@@ -10,7 +10,7 @@ from kronexport.backends.base import Compiled, Runner, session_runner
 from kronexport.backends.build_script import SCRIPT, build_script
 from kronexport.backends.profile import BackendName, TargetProfile
 from kronexport.backends.trt_local import build_here, local_runner, trtexec_of
-from kronexport.backends.trt_model import read_model, route_of
+from kronexport.backends.trt_model import read_model, route_of, weak_typing_note
 from kronexport.backends.trt_operators import check_operators
 from kronexport.files import atomic_write
 
@@ -35,7 +35,8 @@ class TensorRtBackend:
 
     def compile(self, model: Path, folder: Path, profile: TargetProfile, *, allow_fallback: bool = False) -> Compiled:
         loaded = read_model(model, profile)
-        note = check_operators(loaded, profile.runtime.version, str(model))
+        version = profile.runtime.version
+        notes = (check_operators(loaded, version, str(model)), *weak_typing_note(loaded, version))
         script = folder / SCRIPT
         text = build_script(profile, route_of(loaded), allow_fallback=allow_fallback)
         with atomic_write(script, needed=len(text)) as aside:
@@ -43,9 +44,9 @@ class TensorRtBackend:
             aside.chmod(_EXECUTABLE)
         trtexec = self.find(profile)
         if trtexec is None:
-            return Compiled(artifact=None, files=(script,), reason=NO_DEVICE, notes=(note,))
+            return Compiled(artifact=None, files=(script,), reason=NO_DEVICE, notes=notes)
         built = build_here(trtexec, model, loaded, folder, profile, allow_fallback=allow_fallback)
-        return replace(built, files=(*built.files, script), notes=(note, *built.notes))
+        return replace(built, files=(*built.files, script), notes=(*notes, *built.notes))
 
     def runner(self, compiled: Compiled, threads: int) -> AbstractContextManager[Runner]:
         if compiled.artifact is None or compiled.batch is None or compiled.tool is None:

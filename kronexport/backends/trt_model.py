@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from kronexport.backends.profile import Precision, Route, TargetProfile
+from kronexport.backends.trtexec import release_numbers
 from kronexport.errors import KronexportError, UserInputError
 
 if TYPE_CHECKING:
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 COMPUTING: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 """Operators that have a weight: those whose precision was asked for."""
+
+_LAST_WEAKLY_TYPED: Final = 8
+_QDQ: Final = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 
 def read_model(path: Path, profile: TargetProfile) -> "onnx.ModelProto":
@@ -47,12 +51,17 @@ def opset_of(model: "onnx.ModelProto") -> int:
 
 
 def route_of(model: "onnx.ModelProto") -> Route:
-    """How the model's precision is reached: by its Q/DQ pairs, its FP16 types, or not at all."""
+    """How the model's precision is reached: by its Q/DQ pairs, its FP16 types, or not at all.
+
+    A model in FP16 whose weights all stay in float has Casts to FP16 still.
+    """
     import onnx  # noqa: PLC0415
 
+    half = onnx.TensorProto.FLOAT16
     if any(node.op_type == "DequantizeLinear" for node in model.graph.node):
         return "qdq-symmetric"
-    if any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer):
+    casts = (attribute.i for node in model.graph.node if node.op_type == "Cast" for attribute in node.attribute)
+    if half in casts or any(tensor.data_type == half for tensor in model.graph.initializer):
         return "fp16-onnx"
     return "float-onnx"
 
@@ -60,18 +69,32 @@ def route_of(model: "onnx.ModelProto") -> Route:
 def asked_precisions(model: "onnx.ModelProto") -> dict[str, Precision]:
     """By name of each node that has a weight, the precision that it asks for.
 
-    int8: its data and its weight come out of a DequantizeLinear. fp16: its weight is FP16.
+    int8: its data and its weight come out of a DequantizeLinear. fp16: its weight is FP16. A MatMul of two activations
+    has no weight, and asks for nothing.
     """
     import onnx  # noqa: PLC0415
 
-    makers = {output: node.op_type for node in model.graph.node for output in node.output}
-    half = {tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16}
+    makers = {output: node for node in model.graph.node for output in node.output}
+    kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     asked: dict[str, Precision] = {}
     for node in model.graph.node:
-        if node.op_type not in COMPUTING:
+        weight = node.input[1] if node.op_type in COMPUTING else ""
+        while weight in makers and makers[weight].op_type in _QDQ:
+            weight = makers[weight].input[0]
+        if weight not in kinds:
             continue
-        if all(makers.get(name) == "DequantizeLinear" for name in node.input[:2]):
+        if all(name in makers and makers[name].op_type == "DequantizeLinear" for name in node.input[:2]):
             asked[node.name] = "int8"
         else:
-            asked[node.name] = "fp16" if half.intersection(node.input) else "fp32"
+            asked[node.name] = "fp16" if kinds[weight] == onnx.TensorProto.FLOAT16 else "fp32"
     return asked
+
+
+def weak_typing_note(model: "onnx.ModelProto", version: str) -> tuple[str, ...]:
+    """That nodes kept in float may run in FP16: up to release 8 the builder may choose it, whatever their type."""
+    kept = [name for name, precision in asked_precisions(model).items() if precision == "fp32"]
+    if route_of(model) != "fp16-onnx" or not kept or release_numbers(version)[0] > _LAST_WEAKLY_TYPED:
+        return ()
+    return (
+        f"TensorRT {version} may run the {len(kept)} nodes in FP16 that the model keeps in float; 10 and later obey",
+    )

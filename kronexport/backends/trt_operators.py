@@ -110,7 +110,7 @@ def _node_complaints(model: "onnx.ModelProto", table: OperatorTable) -> Iterator
         where = f"{node.op_type} {node.name!r}"
         row = table.operators.get(node.op_type) if node.domain in ("", "ai.onnx") else None
         if row is None:
-            yield f"{where}: no such operator there; leave its layer dense (--exclude), or replace it in the model"
+            yield f"{where}: no such operator there; replace it in the model, or build for a later JetPack"
             continue
         data = node.input[0] if node.input else node.output[0]
         found = types.get(data)

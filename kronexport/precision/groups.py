@@ -11,6 +11,8 @@ import onnx
 INT8_MULTIPLE: Final = 4
 """Of channels per group."""
 
+_QDQ: Final = frozenset({"QuantizeLinear", "DequantizeLinear"})
+
 
 def int8_group_fits(groups: int, channels_in: int, channels_out: int) -> bool:
     """Whether TensorRT has INT8 for a Conv; one without groups always fits.
@@ -27,7 +29,7 @@ def refused_groups(graph: onnx.GraphProto) -> dict[str, str]:
     """By name the Convs that do not fit, each with its groups in words.
 
     Args:
-        graph: weights are initializers, or come from one by Q/DQ.
+        graph: Convs whose weight is no initializer, also behind Q/DQ, are not looked at.
     """
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     makers = {output: node for node in graph.node for output in node.output}
@@ -36,14 +38,22 @@ def refused_groups(graph: onnx.GraphProto) -> dict[str, str]:
         if node.op_type != "Conv":
             continue
         groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
-        filters, channels = _source_shape(node.input[1], shapes, makers)[:2]
+        shape = _source_shape(node.input[1], shapes, makers)
+        if shape is None:
+            continue
+        filters, channels = shape[:2]
         if not int8_group_fits(groups, channels, filters // groups):
             refused[node.name] = f"{groups} groups of {channels} to {filters // groups} channels"
     return refused
 
 
-def _source_shape(name: str, shapes: dict[str, tuple[int, ...]], makers: dict[str, onnx.NodeProto]) -> tuple[int, ...]:
-    """The shape of a weight, which Q/DQ does not change."""
+def _source_shape(
+    name: str, shapes: dict[str, tuple[int, ...]], makers: dict[str, onnx.NodeProto]
+) -> tuple[int, ...] | None:
+    """The shape of a weight, which Q/DQ does not change; None if it is computed, or an input of the graph."""
     while name not in shapes:
-        name = makers[name].input[0]
+        maker = makers.get(name)
+        if maker is None or maker.op_type not in _QDQ:
+            return None
+        name = maker.input[0]
     return shapes[name]

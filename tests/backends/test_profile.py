@@ -164,9 +164,9 @@ def test_a_jetson_has_no_other_jetpacks(device: str) -> None:
 @pytest.mark.parametrize(
     ("name", "fp16", "int8"),
     [
-        ("jetson-nano", ("fp16-flag", "fp16-onnx"), ()),
-        ("jetson-tx2", ("fp16-flag", "fp16-onnx"), ()),
-        ("jetson", ("fp16-flag", "fp16-onnx"), ("qdq-symmetric",)),
+        ("jetson-nano", ("fp16-onnx", "fp16-flag"), ()),
+        ("jetson-tx2", ("fp16-onnx", "fp16-flag"), ()),
+        ("jetson", ("fp16-onnx", "fp16-flag"), ("qdq-symmetric",)),
         ("jetson@jp7.2.2", ("fp16-onnx",), ("qdq-symmetric",)),
         ("rpi4", (), ("qdq-unsigned", "qdq-symmetric")),
         ("rpi5", ("fp16-onnx",), ("qdq-unsigned", "qdq-symmetric")),

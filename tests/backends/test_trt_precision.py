@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from kronexport.backends.profile import Precision
-from kronexport.backends.trt_model import asked_precisions, route_of
+from kronexport.backends.trt_model import asked_precisions, route_of, weak_typing_note
 from kronexport.backends.trt_precision import EngineLayer, parse_layers, prove_precision
 from kronexport.errors import KronexportError, VerificationError
 from tests.backends.models import quantized_tiny_model, save_tiny_model
@@ -156,3 +156,27 @@ def test_a_model_typed_fp16_asks_for_it_where_its_weights_are() -> None:
     model = helper.make_model(graph)
     assert route_of(model) == "fp16-onnx"
     assert asked_precisions(model) == {"one": "fp16", "two": "fp32"}
+
+
+def parsed(body: str) -> onnx.ModelProto:
+    return onnx.parser.parse_model(f"""<ir_version: 8, opset_import: ["" : 17]> {body}""")
+
+
+def test_a_product_of_two_activations_asks_for_nothing() -> None:
+    model = parsed("g (float[2, 2] x) => (float[2, 2] y) { a = Relu(x)  [product] y = MatMul(a, x) }")
+    assert asked_precisions(model) == {}
+
+
+def test_fp16_whose_weights_are_all_kept_in_float_is_fp16_still_and_release_8_may_not_obey() -> None:
+    model = parsed(
+        """g (float[1, 4, 8, 8] x) => (float[1, 4, 8, 8] y) <float[4, 4, 1, 1] w> {
+            a = Cast<to = 10>(x)
+            b = Relu(a)
+            c = Cast<to = 1>(b)
+            [kept] y = Conv(c, w)
+        }"""
+    )
+    model.graph.initializer.append(helper.make_tensor("w", TensorProto.FLOAT, [4, 4, 1, 1], [0.0] * 16))
+    assert (route_of(model), asked_precisions(model)) == ("fp16-onnx", {"kept": "fp32"})
+    assert "may run the 1 nodes in FP16" in weak_typing_note(model, "8.6.2")[0]
+    assert weak_typing_note(model, "10.3") == ()

@@ -58,3 +58,14 @@ def test_other_operators_are_let_be(operator: str) -> None:
     graph = conv(5, 2, 6)
     graph.node[0].op_type = operator
     assert refused_groups(graph) == {}
+
+
+def test_a_weight_that_is_computed_or_given_is_not_looked_at() -> None:
+    graph = onnx.parser.parse_graph(
+        """g (float[1, 4, 8, 8] x, float[4, 1, 1, 1] given) => (float[1, 4, 8, 8] y) {
+            computed = Relu(given)
+            a = Conv<group = 4>(x, given)
+            y = Conv<group = 4>(a, computed)
+        }"""
+    )
+    assert refused_groups(graph) == {}
