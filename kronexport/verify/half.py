@@ -4,7 +4,7 @@ Nodes that FP16 is too small for on calibration images and golden data stay in f
 more than the target's tolerance, the nodes that move them most, each in FP16 alone, stay in float, one after the other.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,9 @@ from kronexport.lower.graph_edit import static_shape
 from kronexport.lower.standard import check_standard
 from kronexport.precision.half import half, half_nodes, rounded
 from kronexport.precision.half_ranges import ValueRanges, too_small_for, with_all_values
+from kronexport.verify.harmful import few, keep_harmful
 from kronexport.verify.outputs import Outputs, compare, run_onnx
 from kronexport.verify.stages import VerifiedModel, require
-
-SHOWN = 5
-"""Nodes that a note names."""
 
 Feed = Mapping[str, NDArray[Any]]
 
@@ -52,8 +50,11 @@ def verify_half(
     golden = ({str(given.name): images[at : at + batch]} for at in range(0, len(images), batch))
     reasons = too_small_for(model, value_ranges(model, folder, [*feeds, *golden]))
 
-    def outputs(keep_float: Collection[str]) -> Outputs:
-        typed = half(model, keep_float)
+    nodes = half_nodes(model)
+    small = {name: reasons[name] for name in nodes if name in reasons}
+
+    def outputs(keep_float: Sequence[str]) -> Outputs:
+        typed = half(model, {*small, *keep_float})
         ir.save(typed, path)
         ir.save(rounded(typed), emulated)
         return run_onnx(emulated, images)
@@ -63,22 +64,7 @@ def verify_half(
             return np.inf
         return compare("half", "simplified", found, verified.outputs, tolerance).rel_l2 or 0.0
 
-    nodes = half_nodes(model)
-    kept = set(nodes) & set(reasons)
-    found = outputs(kept)
-    harmful: list[str] = []
-    if error(found) > tolerance:
-        every = set(nodes)
-
-        def alone(node: str) -> float:
-            return error(outputs(every - {node}))
-
-        for node in sorted((node for node in nodes if node not in kept), key=alone, reverse=True):
-            harmful.append(node)
-            kept.add(node)
-            found = outputs(kept)
-            if error(found) <= tolerance:
-                break
+    harmful, found = keep_harmful([node for node in nodes if node not in small], outputs, error, tolerance)
     check_standard(ir.load(path))
     require(compare("half", "simplified", run_onnx(path, images), verified.outputs, tolerance))
     return replace(
@@ -87,10 +73,7 @@ def verify_half(
         in_float=verified.path,
         outputs=found,
         checks=(*verified.checks, require(compare("half", "simplified", found, verified.outputs, tolerance))),
-        notes=(
-            *verified.notes,
-            *_notes(len(nodes), {name: reasons[name] for name in nodes if name in reasons}, harmful),
-        ),
+        notes=(*verified.notes, *_notes(len(nodes), small, harmful)),
     )
 
 
@@ -115,14 +98,10 @@ def value_ranges(model: ir.Model, folder: Path, feeds: Iterable[Feed]) -> ValueR
 def _notes(count: int, reasons: Mapping[str, str], harmful: Sequence[str]) -> list[str]:
     notes = []
     if reasons:
-        named = _few([f"{name} ({reason})" for name, reason in reasons.items()])
+        named = few([f"{name} ({reason})" for name, reason in reasons.items()])
         notes.append(f"fp16: {len(reasons)} of {count} nodes stay in float since FP16 is too small for them: {named}")
     if harmful:
         notes.append(
-            f"fp16: {len(harmful)} of {count} nodes stay in float since they move the outputs most: {_few(harmful)}"
+            f"fp16: {len(harmful)} of {count} nodes stay in float since they move the outputs most: {few(harmful)}"
         )
     return notes
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

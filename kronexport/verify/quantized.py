@@ -15,11 +15,9 @@ from numpy.typing import NDArray
 from kronexport.precision.quantize import Scheme, quantized
 from kronexport.precision.steps import conv_steps, float_nodes
 from kronexport.records import Check
+from kronexport.verify.harmful import few, keep_harmful
 from kronexport.verify.outputs import Outputs, compare, run_onnx
 from kronexport.verify.stages import VerifiedModel, require
-
-SHOWN = 5
-"""Layers that a note names."""
 
 
 def verify_quantized(
@@ -55,27 +53,17 @@ def verify_quantized(
     folder.mkdir()
     path = folder / verified.path.name
 
-    def outputs(keep_float: Collection[str]) -> Outputs:
-        onnx.save(quantized(model, feeds, scheme, sorted(keep_float)), path)
+    def convs_in_float(layers: Sequence[str]) -> set[str]:
+        return kept.union(*(steps[site] for site in layers))
+
+    def outputs(layers: Sequence[str]) -> Outputs:
+        onnx.save(quantized(model, feeds, scheme, sorted(convs_in_float(layers))), path)
         return run_onnx(path, images)
 
     def check(found: Outputs) -> Check:
         return compare("quantized", "simplified", found, verified.outputs, tolerance)
 
-    found = outputs(kept)
-    harmful: list[str] = []
-    if check(found).passed is False:
-        every = set().union(*steps.values())
-
-        def alone(site: str) -> float:
-            return check(outputs(every.difference(steps[site]))).rel_l2 or 0.0
-
-        for site in sorted(steps, key=alone, reverse=True):
-            harmful.append(site)
-            kept.update(steps[site])
-            found = outputs(kept)
-            if check(found).passed:
-                break
+    harmful, found = keep_harmful(list(steps), outputs, lambda found: check(found).rel_l2 or 0.0, tolerance)
     done = require(check(found))
     return replace(
         verified,
@@ -83,17 +71,15 @@ def verify_quantized(
         in_float=verified.path,
         outputs=found,
         checks=(*verified.checks, done),
-        notes=(*verified.notes, *_notes(kept, harmful, refused)),
+        notes=(*verified.notes, *_notes(convs_in_float(harmful), harmful, refused)),
     )
 
 
 def _notes(kept: Collection[str], harmful: Sequence[str], refused: Mapping[str, str]) -> list[str]:
     notes = [f"int8: {len(kept)} Convs stay in float"] if kept else []
     if refused:
-        shown = ", ".join(f"{name} ({why})" for name, why in list(refused.items())[:SHOWN])
-        named = shown + (", ..." if len(refused) > SHOWN else "")
+        named = few([f"{name} ({why})" for name, why in refused.items()])
         notes.append(f"int8: the runtime has no int8 for groups of {len(refused)} Convs: {named}")
     if harmful:
-        named = ", ".join(harmful[:SHOWN]) + (", ..." if len(harmful) > SHOWN else "")
-        notes.append(f"int8: {len(harmful)} layers stay in float since they move the outputs most: {named}")
+        notes.append(f"int8: {len(harmful)} layers stay in float since they move the outputs most: {few(harmful)}")
     return notes
