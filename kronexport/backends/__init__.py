@@ -4,11 +4,14 @@ import platform
 from typing import Final
 
 from kronexport.backends.base import Backend
+from kronexport.backends.fit import check_machine, check_release
 from kronexport.backends.onnxruntime import OnnxRuntimeBackend
 from kronexport.backends.openvino import OpenVinoBackend
 from kronexport.backends.profile import BackendName, TargetProfile
 from kronexport.backends.tensorrt import TensorRtBackend
-from kronexport.errors import MissingRuntimeError, UserInputError
+
+_HERE: Final = "this machine"
+"""In messages."""
 
 BACKENDS: Final[dict[BackendName, Backend]] = {
     "onnxruntime": OnnxRuntimeBackend(),
@@ -31,16 +34,7 @@ def require_runtime(profile: TargetProfile) -> str:
     version = backend.require()
     if profile.board is not None:
         return profile.runtime.version
-    if profile.measured_here and profile.machine is not None and platform.machine() not in profile.machine:
-        raise UserInputError(
-            f"target {profile.name!r}: this machine is {platform.machine()}, expected {' or '.join(profile.machine)}; "
-            "choose a target of this machine: kronexport targets list"
-        )
-    rule = profile.runtime
-    if not rule.allows(version):
-        sign = ">=" if rule.rule == "minimum" else "=="
-        raise MissingRuntimeError(
-            f"target {profile.name!r}: {rule.package} {version} is installed, expected {rule.version} ({rule.rule}); "
-            f"run: python -m pip install '{rule.package}{sign}{rule.version}'"
-        )
+    if profile.measured_here:
+        check_machine(profile, _HERE, platform.machine())
+    check_release(profile, _HERE, version)
     return version

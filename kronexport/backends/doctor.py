@@ -15,6 +15,7 @@ from typing import Final
 
 from kronexport.backends import require_runtime
 from kronexport.backends.profile import TargetProfile, list_targets
+from kronexport.backends.trtexec import ON_JETPACK
 from kronexport.errors import KronexportError
 
 _PACKAGES: Final = ("torch", "onnx", "onnxruntime", "openvino", "onnxsim")
@@ -29,7 +30,6 @@ _CPU_FEATURES: Final = {
     "NEON dot product": "asimddp",
     "NEON fp16": "asimdhp",
 }
-_TRTEXEC_ON_JETPACK: Final = Path("/usr/src/tensorrt/bin/trtexec")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def package(name: str) -> Finding:
 
 def trtexec(find: Callable[[str], str | None] = shutil.which) -> Finding:
     """TensorRT's tool. Off a Jetson it is no fault that it is missing: build_engine.sh runs on the board."""
-    path = find("trtexec") or (str(_TRTEXEC_ON_JETPACK) if _TRTEXEC_ON_JETPACK.is_file() else None)
+    path = find("trtexec") or (ON_JETPACK if Path(ON_JETPACK).is_file() else None)
     missing = "not here; Jetson engines are built on the board by build_engine.sh"
     return Finding("tensorrt (trtexec)", ok=True, version=path or missing)
 

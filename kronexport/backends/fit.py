@@ -19,22 +19,31 @@ def check_fits(profile: TargetProfile, place: str, environment: Mapping[str, Any
         UserInputError: It is another machine or board.
         MissingRuntimeError: It has another release of the runtime; with the pip command.
     """
-    found = environment["machine"]
-    if profile.machine is not None and found not in profile.machine:
-        raise UserInputError(
-            f"target {profile.name!r}: {place} is {found}, expected {' or '.join(profile.machine)}; "
-            "choose its target: kronexport targets list"
-        )
+    check_machine(profile, place, environment["machine"])
     if profile.board is not None and profile.board.compatible not in environment["compatible"]:
         names = ", ".join(environment["compatible"]) or "no board with a device tree"
         raise UserInputError(
             f"target {profile.name!r}: {place} is {names}, expected {profile.board.compatible}; "
             "choose its target: kronexport targets list"
         )
-    rule, version = profile.runtime, environment["runtime_version"]
+    check_release(profile, place, environment["runtime_version"])
+
+
+def check_machine(profile: TargetProfile, place: str, found: str) -> None:
+    """Refuse another kind of machine, such as "aarch64"; raises ``UserInputError``."""
+    if profile.machine is not None and found not in profile.machine:
+        raise UserInputError(
+            f"target {profile.name!r}: {place} is {found}, expected {' or '.join(profile.machine)}; "
+            "choose its target: kronexport targets list"
+        )
+
+
+def check_release(profile: TargetProfile, place: str, version: str) -> None:
+    """Refuse a runtime of a release that does not serve; raises ``MissingRuntimeError`` with the pip command."""
+    rule = profile.runtime
     if not rule.allows(version):
         sign = ">=" if rule.rule == "minimum" else "=="
         raise MissingRuntimeError(
             f"target {profile.name!r}: {place} has {rule.package} {version}, expected {rule.version} ({rule.rule}); "
-            f"run there: python -m pip install '{rule.package}{sign}{rule.version}'"
+            f"run on it: python -m pip install '{rule.package}{sign}{rule.version}'"
         )
