@@ -51,9 +51,11 @@ from kronexport.ship.report_json import write_report_json
 from kronexport.stages import (
     FactorizedModels,
     Job,
+    batch_figures,
     compress_stage,
     measure_stage,
     misses_latency,
+    precision_notes,
     realize,
     report_stage,
     scan_stage,
@@ -189,7 +191,9 @@ def build_target(job: Job, dense_export: ir.Model) -> TargetReport:
         log.warning("%s: %s", job.profile.name, notes[0])
         compressed = dense
         measured = measure_stage(job, dense, compressed)
-    report = report_stage(job, dense, compressed, measured, notes)
+    sizes = batch_figures(job, dense, compressed, measured)
+    notes = (*notes, *precision_notes(job, compressed))
+    report = report_stage(job, dense, compressed, measured, sizes=sizes, notes=notes)
     ship_stage(job, dense, compressed, report.protocol)
     return report
 

@@ -341,9 +341,15 @@ def precision_notes(job: Job, network: Network) -> tuple[str, ...]:
 
 
 def report_stage(
-    job: Job, dense: Network, compressed: Network, measured: PairFigures | None, notes: tuple[str, ...]
+    job: Job,
+    dense: Network,
+    compressed: Network,
+    measured: PairFigures | None,
+    *,
+    sizes: tuple[BatchFigures, ...],
+    notes: tuple[str, ...],
 ) -> TargetReport:
-    """All figures of the target, each null with its reason."""
+    """All figures of the target, each null with its reason; ``sizes`` are those of a dynamic batch."""
     project = job.project
     slow, fast, speedup = (measured.dense, measured.compressed, measured.speedup) if measured else (None, None, None)
     before, after = figures(dense, slow), figures(compressed, fast)
@@ -354,7 +360,6 @@ def report_stage(
         far = f"the outputs are far from dense's (relative L2 {moved:.2f}): loosen the goals, or train the factors"
         log.warning("%s: %s", job.profile.name, far)
         notes = (*notes, far)
-    sizes = batch_figures(job, dense, compressed, measured)
     return target_report(
         precision=job.config.precision,
         skipped=project.survey.skipped,
@@ -371,7 +376,6 @@ def report_stage(
         notes=(
             *notes,
             *device_notes(job, compressed),
-            *precision_notes(job, compressed),
             *batch_notes(sizes),
             *compressed.verified.notes,
             *compressed.compiled.notes,
