@@ -7,6 +7,7 @@ sizes are needed for that, so structures with the same axes share the result.
 
 import itertools
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -71,11 +72,14 @@ def arrangements(chain: tuple[Roles, ...], start: Axes, end: Axes, most: int) ->
     for assignments, word in combinations(chain, most).items():
         arrangement = _arranged(word, chain, assignments, start, end)
         found.setdefault(arrangement.layouts, arrangement)
-    candidates = tuple(found.values())
+    alike: defaultdict[_Convs, list[_Effort]] = defaultdict(list)
+    efforts = {arrangement: _Effort.of(arrangement) for arrangement in found.values()}
+    for arrangement, effort in efforts.items():
+        alike[_convs(arrangement)].append(effort)
     return tuple(
         one
-        for one in candidates
-        if one.word in BASELINES or not any(_dominates(other, one) for other in candidates if other is not one)
+        for one, effort in efforts.items()
+        if one.word in BASELINES or not any(other.is_less_than(effort) for other in alike[_convs(one)])
     )
 
 
@@ -131,19 +135,35 @@ def _orders(axes: Axes) -> Iterator[Axes]:
     return itertools.permutations(axes)
 
 
-def _dominates(one: Arrangement, other: Arrangement) -> bool:
-    """Whether ``one`` can be left to stand for ``other``: the rule is in docs/lowering.md.
+_Convs = tuple[tuple[frozenset[str], frozenset[str], frozenset[str]], ...]
 
-    Their Convs have the same groups and channels in each; those of ``one`` have no more images, with more rows
-    instead, and it has no Reshape or Transpose that the other lacks.
+
+def _convs(arrangement: Arrangement) -> _Convs:
+    """Of each Conv the axes of its groups and of the channels in each."""
+    return tuple((frozenset(a.groups), frozenset(a.inputs), frozenset(a.outputs)) for a in arrangement.layouts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Effort:
+    """By what arrangements of the same Convs differ: the axes of each one's images, and what stands between them.
+
+    The one of less effort can be left to stand for the other: the rule is in docs/lowering.md. Its Convs have fewer
+    images, with more rows instead, and it has no Reshape or Transpose that the other lacks.
     """
-    pairs = list(zip(one.layouts, other.layouts, strict=True))
-    same_convs = all(
-        (set(a.groups), set(a.inputs), set(a.outputs)) == (set(b.groups), set(b.inputs), set(b.outputs))
-        and set(a.batch) <= set(b.batch)
-        for a, b in pairs
-    )
-    return same_convs and all(a <= b for a, b in zip(_joints(one), _joints(other), strict=True))
+
+    images: tuple[frozenset[str], ...]
+    joints: tuple[int, ...]
+
+    @classmethod
+    def of(cls, arrangement: Arrangement) -> "_Effort":
+        return cls(tuple(frozenset(layout.batch) for layout in arrangement.layouts), tuple(_joints(arrangement)))
+
+    def is_less_than(self, other: "_Effort") -> bool:
+        return (
+            self.images != other.images
+            and all(a <= b for a, b in zip(self.images, other.images, strict=True))
+            and all(a <= b for a, b in zip(self.joints, other.joints, strict=True))
+        )
 
 
 def _joints(arrangement: Arrangement) -> list[int]:
