@@ -23,7 +23,7 @@ from kronexport.errors import KronexportError
 from kronexport.machines.base import Machine
 from kronexport.machines.here import HERE
 from kronexport.measure.micro import Trial, micro_key, micro_model
-from kronexport.measure.race import Raced, RaceResult, RaceTiming, race_models
+from kronexport.measure.race import Raced, RaceResult, RaceTiming, settled_race
 from kronexport.measure.setting import Setting
 from kronexport.measure.store import Conditions, MeasurementStore, StoredTime, conditions_of
 from kronexport.measure.work import MeasuredCost, work_of
@@ -215,7 +215,7 @@ class _Campaign:
             paths = {name: Path(folder, f"{index}.onnx") for index, name in enumerate(models)}
             for trial, path in zip(trials, paths.values(), strict=True):
                 ir.save(micro_model(trial, self.profile.opset, self.conditions.precision), path)
-            return race_models(paths, setting, self.conditions.timing)
+            return settled_race(paths, setting, self.conditions.timing)
 
     def _after_loss(self, reference: _Model, forms: Sequence[_Model], reason: str) -> None:
         if not forms:

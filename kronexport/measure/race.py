@@ -1,12 +1,20 @@
 """Times many models of one input in one fresh process; clear losers are not timed to the end."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import median
+from typing import Final
 
 from kronexport.measure.latency import LOAD_ALLOWANCE_SECONDS
 from kronexport.measure.setting import Setting, Timing
 from kronexport.records import LatencyStats
+
+FINALS: Final = 2
+"""More processes that the finalists of a race on several threads run in."""
+FINALISTS: Final = 4
+NEAR: Final = 0.85
+"""Of the best speed-up: with two threads speed-ups differ by a tenth from process to process, with one by a percent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +81,32 @@ def race_models(models: Mapping[str, Path], setting: Setting, timing: RaceTiming
         },
         failed=result["failed"],
     )
+
+
+def settled_race(models: Mapping[str, Path], setting: Setting, timing: RaceTiming) -> RaceResult:
+    """As ``race_models``, but on several threads what one process cannot tell apart runs in more of them.
+
+    The speed-ups of the ``FINALISTS``, those ``NEAR`` the best, are then the median over all processes.
+
+    Raises:
+        KronexportError: As ``race_models``.
+    """
+    result = race_models(models, setting, timing)
+    reference, *_ = models
+    finalists = _finalists(result, reference)
+    if setting.threads == 1 or not finalists[1:]:
+        return result
+    wanted = {name: models[name] for name in (reference, *finalists)}
+    finals = [race_models(wanted, setting, timing).raced for _ in range(FINALS)]
+    raced = dict(result.raced)
+    for name in finalists:
+        times = [raced[name], *(final[name] for final in finals if name in final)]
+        speedup, rounds = median(time.speedup for time in times), sum(time.rounds for time in times)
+        raced[name] = replace(raced[name], speedup=speedup, rounds=rounds)
+    return replace(result, raced=raced)
+
+
+def _finalists(result: RaceResult, reference: str) -> list[str]:
+    speedups = {name: raced.speedup for name, raced in result.raced.items() if name != reference}
+    best = sorted(speedups, key=lambda name: -speedups[name])[:FINALISTS]
+    return [name for name in best if speedups[name] >= NEAR * speedups[best[0]]]

@@ -27,7 +27,7 @@ from kronexport.records import Precision
 
 log = logging.getLogger("kronexport")
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 """To be raised with every change of ``_TABLES``, or of what the numbers in them mean."""
 
 BUSY_SECONDS: Final = 30.0

@@ -3,10 +3,6 @@
 from benchmarks.forms import CASES, all_trials, planned_trials, row
 from kronexport.backends.profile import load_target
 from kronexport.lower.forms import DENSE
-from kronexport.measure.race import Raced, RaceResult
-from kronexport.records import LatencyStats
-
-STATS = LatencyStats(1, *[1.0] * 7)
 
 
 def test_each_case_is_a_square_conv_of_its_channels() -> None:
@@ -20,7 +16,6 @@ def test_each_case_is_a_square_conv_of_its_channels() -> None:
 def test_a_row_compares_with_dense_and_with_the_best() -> None:
     """Speed-ups in the race are over the chosen form."""
     speedups = {"grouped-2-1": 1.0, DENSE: 0.5, "folded-1-2": 0.25, "folded-2-1": 0.4, "rows-1-2": 1.25}
-    result = RaceResult({name: Raced(STATS, 1.0, 20, speedup) for name, speedup in speedups.items()}, {})
-    cells = row(CASES[0], all_trials(CASES[0]), "grouped-2-1", result)
+    cells = row(CASES[0], all_trials(CASES[0]), "grouped-2-1", speedups)
     assert cells[0] == "64, 56x56"
     assert cells[3:] == ["5", "grouped-2-1", "2.00x", "rows-1-2", "2.50x", "0.80", "0.80x (folded-2-1)", "2.00x"]

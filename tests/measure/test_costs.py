@@ -52,7 +52,7 @@ def measured(
 
 @dataclass
 class Races:
-    """A double of ``race_models``: the n-th race and the m-th of its models have a speed-up of n + m.
+    """A double of ``settled_race``: the n-th race and the m-th of its models have a speed-up of n + m.
 
     ``floors_ms``: of the reference in each race. ``on_race`` is called with the number of the race and its models.
     """
@@ -76,7 +76,7 @@ class Races:
 @pytest.fixture
 def races(monkeypatch: pytest.MonkeyPatch) -> Races:
     double = Races()
-    monkeypatch.setattr(costs, "race_models", double)
+    monkeypatch.setattr(costs, "settled_race", double)
     return double
 
 
@@ -96,7 +96,7 @@ def test_every_form_is_timed_once(
     def no_race(*_: object) -> None:
         pytest.fail("measured again")
 
-    monkeypatch.setattr(costs, "race_models", no_race)
+    monkeypatch.setattr(costs, "settled_race", no_race)
     assert measured(SMALL, store, profile) == first
     with pytest.raises(pytest.fail.Exception, match="measured again"):
         measure_forms(SMALL[:1], profile, 2, store, progress=lambda *_: None, timing=SHORT)
@@ -119,7 +119,7 @@ def test_a_form_that_does_not_compile_is_set_aside_with_its_reason(
     assert list(found.set_aside) == [SMALL[2]]
     assert "cannot load this model" in found.set_aside[SMALL[2]]
     assert list(found.seconds) == [trial for trial in SMALL if trial != SMALL[2]]
-    monkeypatch.setattr(costs, "race_models", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(costs, "settled_race", lambda *_: pytest.fail("measured again"))
     assert measured(SMALL, store, profile) == found
 
 
