@@ -166,39 +166,59 @@ def _instruments(
     )
     setting = Setting(profile.backend, threads_of(config, profile), project.input, machine=machine)
     rehearsal = Rehearsal(project.module, profile.opset, setting, timing, progress, config.precision)
-    model = cost_model_of(config, project.survey, profile, machine)
-    return Instruments(model, clock_of(config, profile, progress, machine=machine), rehearsal)
+    budget = time_budget_of(config)
+
+    def instruments(one: BuildConfig, in_float: Instruments | None = None) -> Instruments:
+        clock = clock_of(one, profile, progress, budget, machine=machine)
+        return Instruments(cost_model_of(one, project.survey, profile, machine), clock, rehearsal, in_float)
+
+    if config.precision != "int8":
+        return instruments(config)
+    return instruments(config, instruments(config.model_copy(update={"precision": "fp32"})))
+
+
+@dataclass(slots=True)
+class TimeBudget:
+    """What timing forms may take, in ``seconds`` of ``now``, a clock that only moves on; ``spent``: what it took."""
+
+    seconds: float
+    now: Callable[[], float] = time.monotonic
+    spent: float = 0.0
+
+    @contextmanager
+    def spending(self) -> Iterator[Callable[[], bool]]:
+        """Gives what says whether time is up; what passes within is spent."""
+        started, before = self.now(), self.spent
+        yield lambda: before + self.now() - started >= self.seconds
+        self.spent = before + self.now() - started
+
+
+def time_budget_of(config: BuildConfig) -> TimeBudget:
+    """A fresh one, without an end where none was given."""
+    return TimeBudget(math.inf if config.time_budget is None else duration_seconds(config.time_budget))
 
 
 def clock_of(
     config: BuildConfig,
     profile: TargetProfile,
     progress: ProgressCallback,
-    now: Callable[[], float] = time.monotonic,
+    budget: TimeBudget,
     *,
     machine: Machine = HERE,
 ) -> Clock:
     """What times forms on ``machine``, from the store where it can, until the time budget is spent on that.
 
     Args:
-        config: the budget, and how long a form is timed.
+        config: the precision, and how long a form is timed.
         profile: of the target.
         progress: told ("measure", done, total).
-        now: seconds of a clock that only moves on.
+        budget: of all clocks of a target.
         machine: where they run.
     """
-    budget = math.inf if config.time_budget is None else duration_seconds(config.time_budget)
-    spent = 0.0
 
     def clock(trials: Sequence[Trial]) -> FormTimes:
-        nonlocal spent
-        started, before = now(), spent
-
-        def time_is_up() -> bool:
-            return before + now() - started >= budget
-
-        with MeasurementStore() as store:
-            found = measure_forms(
+        with MeasurementStore() as store, budget.spending() as time_is_up:
+            return measure_forms(
                 trials,
                 profile,
                 threads_of(config, profile),
@@ -209,8 +229,6 @@ def clock_of(
                 precision=config.precision,
                 machine=machine,
             )
-        spent = before + now() - started
-        return found
 
     return clock
 

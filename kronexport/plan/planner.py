@@ -14,9 +14,9 @@ from kronexport.plan.choose import GOALS_ALONE, Steering, choose, dense_plan, pl
 from kronexport.plan.cost_model import CostModel, roofline_model
 from kronexport.plan.fixed import FormOf, form_by_estimate, plan_around
 from kronexport.plan.float_steps import with_float_steps
-from kronexport.plan.goals import DEFAULT_GOALS, Goal, budget, judge, parse_goal
+from kronexport.plan.goals import DEFAULT_GOALS, Goal, budget, parse_goal
 from kronexport.plan.guard import guarded_plan
-from kronexport.plan.in_context import tuned_plan
+from kronexport.plan.in_context import PlanAt, better_in_int8, goals_met, tuned_plan
 from kronexport.plan.measured import Clock, Menu, form_by_clock, measured_plan
 from kronexport.plan.pareto import pareto_front
 from kronexport.plan.rehearsal import Rehearsal
@@ -24,17 +24,22 @@ from kronexport.records import ParetoPoint, Plan, ProgressCallback, Structure, S
 
 log = logging.getLogger("kronexport")
 
-_IN_CONTEXT = ("latency", "size", "memory")
-"""Goals of which only a rehearsal says what a layer that goes back to dense does to them."""
-
 
 @dataclass(frozen=True, slots=True)
 class Instruments:
-    """What times forms, and whole networks, on a target that is this machine; ``model`` says which forms to time."""
+    """What times forms, and whole networks, on a target that can be measured.
+
+    Attributes:
+        model: says which forms to time.
+        clock: times forms.
+        rehearsal: times whole networks.
+        in_float: in int8, the same but that forms are timed in float.
+    """
 
     model: CostModel
     clock: Clock
     rehearsal: Rehearsal
+    in_float: "Instruments | None" = None
 
 
 InstrumentsOf = Callable[[TargetProfile, ProgressCallback], Instruments | None]
@@ -88,8 +93,44 @@ class Planner:
         if self.given is not None and self.is_given(profile):
             return self.with_float_steps(self.given, instruments)
         goals = self.goals_of(profile)
+        if not goals:
+            plan = self._plan_at(profile, goals, [], instruments)(GOALS_ALONE)
+            plan = replace(plan, basis="measured") if instruments and self.fixed else plan
+            return self.with_float_steps(plan, instruments)
+        plan = self._by_goals(profile, goals, instruments, progress, error)
+        if instruments is None or instruments.in_float is None:
+            return plan
+        by_float = self._by_goals(profile, goals, instruments.in_float, progress, error)
+        plan, by_float = (self.with_float_steps(one, instruments) for one in (plan, by_float))
+        better = partial(better_in_int8, plan, by_float, goals, instruments.rehearsal)
+        return _if_timed(better, plan, "the plan by times in float is not weighed")
+
+    def _by_goals(
+        self,
+        profile: TargetProfile,
+        goals: Sequence[Goal],
+        instruments: Instruments | None,
+        progress: ProgressCallback,
+        error: float | None,
+    ) -> Plan:
+        """The plan by one way of timing forms, rehearsed and guarded where there is any."""
         model = instruments.model if instruments else roofline_model(profile)
-        menus = self._menus(model, progress) if goals else []
+        menus = self._menus(model, progress)
+        plan_at = self._plan_at(profile, goals, menus, instruments)
+        if error is not None:
+            plan = plan_at(Steering(error=error))
+        elif instruments is None:
+            plan = plan_at(GOALS_ALONE)
+        else:
+            plan = tuned_plan(plan_at, goals, instruments.rehearsal)
+        if instruments:
+            plan = self._guarded(plan, goals, instruments.rehearsal)
+        return replace(plan, notes=(model.note, *plan.notes), pareto=self._front(plan, menus))
+
+    def _plan_at(
+        self, profile: TargetProfile, goals: Sequence[Goal], menus: Sequence[Menu], instruments: Instruments | None
+    ) -> PlanAt:
+        """What the solver is asked with: a choice from the menus around the layers that have factors."""
 
         def plan_at(steering: Steering) -> Plan:
             def make(survey: Survey, goals: Sequence[Goal]) -> Plan:
@@ -101,20 +142,7 @@ class Planner:
             form_of = form_chooser(instruments, profile)
             return plan_around(self.survey, self.fixed, goals, profile, make=make, form_of=form_of)
 
-        if not goals:
-            plan = plan_at(GOALS_ALONE)
-            plan = replace(plan, basis="measured") if instruments and self.fixed else plan
-            return self.with_float_steps(plan, instruments)
-        if error is not None:
-            plan = plan_at(Steering(error=error))
-        elif instruments is None:
-            plan = plan_at(GOALS_ALONE)
-        else:
-            plan = tuned_plan(plan_at, goals, instruments.rehearsal)
-        if instruments:
-            plan = self._guarded(plan, goals, instruments.rehearsal)
-        plan = self.with_float_steps(plan, instruments)
-        return replace(plan, notes=(model.note, *plan.notes), pareto=self._front(plan, menus))
+        return plan_at
 
     def dense(self, profile: TargetProfile, progress: ProgressCallback) -> Plan:
         """The plan that changes nothing but the precision."""
@@ -146,30 +174,31 @@ class Planner:
         return pareto_front(self.survey, plan, {menu.site.name: menu.candidates() for menu in menus}, timed)
 
     def _guarded(self, plan: Plan, goals: Sequence[Goal], rehearsal: Rehearsal) -> Plan:
-        in_context = [goal for goal in goals if goal.name in _IN_CONTEXT]
-
         def allowed(one: Plan) -> bool:
             return all(
                 _whole(self.survey, one, name) <= budget(goals, name, getattr(self.survey, name))
                 for name in ("params", "macs")
             )
 
-        def met(one: Plan) -> list[bool]:
-            found = rehearsal.against_dense(one, memory=any(goal.name == "memory" for goal in in_context))
-            return [judge(goal, found.dense, found.planned, found.speedup).met is not False for goal in in_context]
-
         def meets(one: Plan) -> bool:
             """Whatever the plan meets; what it misses it may go on to miss."""
-            return not in_context or all(now or not before for now, before in zip(met(one), met(plan), strict=True))
+            met, before = goals_met(one, goals, rehearsal), goals_met(plan, goals, rehearsal)
+            return all(now or not then for now, then in zip(met, before, strict=True))
 
         sites = [site for site in self.survey.sites if site.name not in self.fixed]
-        try:
-            return guarded_plan(plan, sites, allowed, meets, rehearsal)
-        except KronexportError as error:
-            if type(error) is not KronexportError:  # the user's to mend
-                raise
-            log.warning("layers that may not pay are kept, since the networks could not be timed: %s", error)
-            return plan
+        guarded = partial(guarded_plan, plan, sites, allowed, meets, rehearsal)
+        return _if_timed(guarded, plan, "layers that may not pay are kept")
+
+
+def _if_timed(better: Callable[[], Plan], plan: Plan, otherwise: str) -> Plan:
+    """What rehearsals make of ``plan``; itself, with a warning, where the networks cannot be timed."""
+    try:
+        return better()
+    except KronexportError as error:
+        if type(error) is not KronexportError:  # the user's to mend
+            raise
+        log.warning("%s, since the networks could not be timed: %s", otherwise, error)
+        return plan
 
 
 def _whole(survey: Survey, plan: Plan, name: str) -> int:
