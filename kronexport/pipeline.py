@@ -237,7 +237,7 @@ def planner_of(
             form_of = form_chooser(instruments(profile, progress), profile)
             given = given_plan(request.plan, project.survey, structures, form_of)
     scan = scan_stage(project, fixed)
-    planner = Planner(project.survey, scan, request.goals, structures, given, instruments)
+    planner = Planner(project.survey, scan, request.goals, structures, given, instruments, request.config.precision)
     if any(map(planner.needs_scan, request.profiles)):
         scan.prefetch(progress)
     return planner

@@ -7,9 +7,10 @@ always dense minus compressed, in the evaluator's own units.
 import difflib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kronexport.errors import GoalError, UserInputError
+from kronexport.plan.roofline import FLOAT_BYTES
 from kronexport.records import GoalResult, ModelFigures, Report, Speedup, Survey
 
 UNITS: dict[str, dict[str, float]] = {
@@ -70,6 +71,18 @@ def parse_goal(text: str) -> Goal:
     if name == "accuracy_drop":
         return Goal(text, name, number, 1.0)
     return Goal(text, name, number, units.get(unit))
+
+
+def for_floats(goal: Goal, weight_bytes: int) -> Goal:
+    """A goal on absolute size as one on the same network in fp32, whose weights are what a plan bounds.
+
+    Args:
+        goal: any.
+        weight_bytes: of one weight in the model that ships.
+    """
+    if goal.name != "size" or goal.scale is None:
+        return goal
+    return replace(goal, scale=goal.scale * FLOAT_BYTES / weight_bytes)
 
 
 def _number(digits: str, text: str) -> float:

@@ -14,13 +14,14 @@ from kronexport.plan.choose import GOALS_ALONE, Steering, choose, dense_plan, pl
 from kronexport.plan.cost_model import CostModel, roofline_model
 from kronexport.plan.fixed import FormOf, form_by_estimate, plan_around
 from kronexport.plan.float_steps import with_float_steps
-from kronexport.plan.goals import DEFAULT_GOALS, Goal, budget, parse_goal
+from kronexport.plan.goals import DEFAULT_GOALS, Goal, budget, for_floats, parse_goal
 from kronexport.plan.guard import guarded_plan
 from kronexport.plan.in_context import PlanAt, better_in_int8, goals_met, tuned_plan
 from kronexport.plan.measured import Clock, Menu, form_by_clock, measured_plan
 from kronexport.plan.pareto import pareto_front
 from kronexport.plan.rehearsal import Rehearsal
-from kronexport.records import ParetoPoint, Plan, ProgressCallback, Structure, Survey
+from kronexport.plan.roofline import FLOAT_BYTES
+from kronexport.records import ParetoPoint, Plan, Precision, ProgressCallback, Structure, Survey
 
 log = logging.getLogger("kronexport")
 
@@ -59,6 +60,7 @@ class Planner:
 
     ``scan`` has the weight errors of the sites without factors. ``goals`` are the user's own. ``fixed`` holds the
     structures of the sites that have factors already, ``given`` the plan that the user gave for one target.
+    ``precision`` is that of the networks.
     """
 
     survey: Survey
@@ -67,6 +69,7 @@ class Planner:
     fixed: Mapping[str, Structure]
     given: Plan | None
     instruments_of: InstrumentsOf
+    precision: Precision = "fp32"
 
     def goals_of(self, profile: TargetProfile) -> tuple[Goal, ...]:
         """The goals that the target is judged by: the default ones only where all is left to the planner."""
@@ -131,6 +134,7 @@ class Planner:
         self, profile: TargetProfile, goals: Sequence[Goal], menus: Sequence[Menu], instruments: Instruments | None
     ) -> PlanAt:
         """What the solver is asked with: a choice from the menus around the layers that have factors."""
+        goals = [for_floats(goal, weight_bytes(profile, self.precision)) for goal in goals]
 
         def plan_at(steering: Steering) -> Plan:
             def make(survey: Survey, goals: Sequence[Goal]) -> Plan:
@@ -188,6 +192,13 @@ class Planner:
         sites = [site for site in self.survey.sites if site.name not in self.fixed]
         guarded = partial(guarded_plan, plan, sites, allowed, meets, rehearsal)
         return _if_timed(guarded, plan, "layers that may not pay are kept")
+
+
+def weight_bytes(profile: TargetProfile, precision: Precision) -> int:
+    """Of one weight in the model.onnx of a target: TensorRT is given float ones in int8, behind a Q/DQ pair."""
+    if precision == "int8" and profile.backend != "tensorrt":
+        return 1
+    return 2 if precision == "fp16" else FLOAT_BYTES
 
 
 def _if_timed(better: Callable[[], Plan], plan: Plan, otherwise: str) -> Plan:

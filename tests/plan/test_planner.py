@@ -1,5 +1,6 @@
 """Whose word counts for a target: the user's plan, goals, or the default goal."""
 
+import numpy as np
 import pytest
 
 from kronexport.backends.profile import load_target
@@ -8,7 +9,7 @@ from kronexport.factorize.scan import ErrorScan
 from kronexport.plan.choose import dense_plan
 from kronexport.plan.goals import parse_goal
 from kronexport.plan.planner import Planner
-from kronexport.records import Plan, Structure, silent
+from kronexport.records import Plan, Precision, Structure, silent
 from tests.plan.samples import site, surveyed
 
 SURVEY = surveyed(site("conv", 16, 16))
@@ -50,3 +51,21 @@ def test_fixed_sites_are_planned_without_a_scan() -> None:
     held = planner(fixed={"conv": PAIR})
     assert not held.needs_scan(CPU)
     assert held.plan(CPU, silent).structures == {"conv": PAIR}
+
+
+@pytest.mark.parametrize(
+    ("target", "precision", "bytes_each"), [("jetson", "fp16", 2), ("jetson", "int8", 4), ("cpu", "int8", 1)]
+)
+def test_a_goal_in_bytes_counts_weights_as_wide_as_they_ship(
+    target: str, precision: Precision, bytes_each: int
+) -> None:
+    """The same weights are left of a network that is narrower, where as many bytes fewer are asked for."""
+    profile, half = load_target(target), SURVEY.params // 2
+    scan = ErrorScan({"conv": np.random.default_rng(0).standard_normal((16, 16, 3, 3))})
+
+    def planned(precision: Precision, limit: int) -> Plan:
+        goals = (parse_goal(f"size<={limit}B"),)
+        return Planner(SURVEY, scan, goals, {}, None, lambda *_: None, precision).plan(profile, silent)
+
+    assert planned(precision, half * bytes_each).sites == planned("fp32", half * 4).sites
+    assert planned("fp32", half * 4).structures
