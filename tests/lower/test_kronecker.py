@@ -91,10 +91,10 @@ def relative_l2(y: NDArray[np.float32], reference: torch.Tensor) -> float:
     return float(difference / torch.linalg.vector_norm(reference).clamp_min(1e-30))
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(layers(), st.data())
 def test_a_form_equals_the_dense_convolution(layer: Layer, data: st.DataObject) -> None:
-    """600 random layers and forms: relative L2 error at most 1e-5 against float64."""
+    """As ONNX Runtime runs it: relative L2 error at most 1e-5 against float64. All forms: test_every_form.py."""
     form = data.draw(st.sampled_from(generate_forms(layer.network.structure, layer.geometry, layer.input_size)))
     x, bias = example(layer)
     model = model_of(layer, bias)
