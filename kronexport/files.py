@@ -131,12 +131,24 @@ def remove_leftovers(folder: Path) -> None:
 @contextmanager
 def stdout_to_stderr() -> Iterator[None]:
     """Sends everything that is printed on stdout to stderr, by C code too: results on stdout must stay clean."""
+    with _stdout_to(_STDERR), redirect_stdout(sys.stderr):
+        yield
+
+
+@contextmanager
+def stdout_of_c_dropped() -> Iterator[None]:
+    """What C code prints on stdout goes nowhere."""
+    with Path(os.devnull).open("wb") as nowhere, _stdout_to(nowhere.fileno()):
+        yield
+
+
+@contextmanager
+def _stdout_to(descriptor: int) -> Iterator[None]:
     sys.stdout.flush()
     saved = os.dup(_STDOUT)
-    os.dup2(_STDERR, _STDOUT)
+    os.dup2(descriptor, _STDOUT)
     try:
-        with redirect_stdout(sys.stderr):
-            yield
+        yield
     finally:
         os.dup2(saved, _STDOUT)
         os.close(saved)

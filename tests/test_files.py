@@ -1,6 +1,7 @@
 import errno
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from kronexport.files import (
     atomic_folder,
     atomic_write,
     remove_leftovers,
+    stdout_of_c_dropped,
+    stdout_to_stderr,
     write_json_aside,
     write_text_aside,
 )
@@ -147,3 +150,13 @@ def test_leftovers_of_a_killed_run_are_removed_and_nothing_else(tmp_path: Path) 
     (tmp_path / "report.json").touch()
     remove_leftovers(tmp_path)
     assert names(tmp_path) == ["report.json"]
+
+
+def test_what_c_code_prints_is_dropped_or_sent_to_stderr(capfd: pytest.CaptureFixture[str]) -> None:
+    """By the descriptor, as C does; afterwards stdout is as it was."""
+    with stdout_of_c_dropped():
+        os.write(1, b"debug\n")
+    with stdout_to_stderr():
+        os.write(1, b"log\n")
+    os.write(1, b"result\n")
+    assert capfd.readouterr() == ("result\n", "log\n")

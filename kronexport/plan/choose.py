@@ -16,7 +16,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from kronexport.backends.profile import TargetProfile
 from kronexport.errors import GoalError
 from kronexport.factorize.scan import ErrorScan
-from kronexport.files import stdout_to_stderr
+from kronexport.files import stdout_of_c_dropped
 from kronexport.lower.forms import DENSE
 from kronexport.plan.candidates import Candidate, all_candidates
 from kronexport.plan.cost_model import roofline_model
@@ -245,7 +245,7 @@ def solve(
     costs = np.array([[getattr(candidate, name) for candidate in flat] for name in limits], dtype=np.float64)
     # each row is scaled to 1, so that the solver's feasibility tolerance means the same for all
     bounds = np.array(list(limits.values()), dtype=np.float64)
-    with stdout_to_stderr():  # HiGHS has debug lines that its log settings do not silence
+    with stdout_of_c_dropped():  # HiGHS has debug lines that its log settings do not silence
         result = milp(
             c=np.array([getattr(candidate, minimize) for candidate in flat]),
             integrality=np.ones(len(flat), dtype=np.int64),
