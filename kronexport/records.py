@@ -201,6 +201,8 @@ class SitePlan:
 
     ``params`` and ``macs`` are those of the site as planned; ``rel_error`` = ||W - W^|| / ||W||, None where the plan
     was made without a look at the weight. ``float_steps``: its Convs, counted from 0, that int8 builds leave in float.
+    ``dense_seconds`` and ``seconds``: what the layer took alone, dense and as planned, None where it was not timed;
+    they are no part of what is compared.
     """
 
     site: str
@@ -210,6 +212,8 @@ class SitePlan:
     macs: int
     rel_error: float | None
     float_steps: tuple[int, ...] = ()
+    dense_seconds: float | None = field(default=None, compare=False)
+    seconds: float | None = field(default=None, compare=False)
 
 
 Basis = Literal["roofline", "measured", "mixed", "given"]
@@ -343,8 +347,11 @@ class GoalResult:
 
 @dataclass(frozen=True, slots=True)
 class LayerFigures:
-    """One row of the layer table. ``dense_us`` and ``us`` are microseconds from a profiling run, or None.
+    """One row of the layer table.
 
+    ``dense_us`` and ``us``: microseconds of the layer alone, with its bias, BatchNorm and activation, as they were
+    timed for the plan (docs/measuring.md); None where it was not. ``dense_params`` and ``dense_macs``: what the layer
+    needs when dense; None in reports of earlier versions.
     ``float_steps``: the layer's Convs, counted from 0, that an int8 build left in float.
     """
 
@@ -359,6 +366,8 @@ class LayerFigures:
     dense_us: float | None = None
     us: float | None = None
     float_steps: tuple[int, ...] = ()
+    dense_params: int | None = None
+    dense_macs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

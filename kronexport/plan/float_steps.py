@@ -10,12 +10,14 @@ from dataclasses import replace
 
 from kronexport.lower.forms import dense_form, generate_forms
 from kronexport.measure.micro import Trial
-from kronexport.plan.measured import Clock
+from kronexport.plan.measured import Clock, untimed
 from kronexport.records import Plan, Site, SitePlan
 
 
 def with_float_steps(plan: Plan, sites: Sequence[Site], clock: Clock) -> Plan:
     """``plan`` with the ``float_steps`` of every layer that are fastest; none where a layer could not be timed.
+
+    A layer that has some was timed for the plan with all of its Convs in int8, and loses the seconds of that.
 
     Args:
         plan: one choice for each of ``sites``.
@@ -28,7 +30,8 @@ def with_float_steps(plan: Plan, sites: Sequence[Site], clock: Clock) -> Plan:
     for choice, trials in zip(plan.sites, variants, strict=True):
         timed = [trial for trial in trials if trial in seconds]
         fastest = min(timed, key=lambda trial: seconds[trial], default=trials[0])
-        choices.append(replace(choice, float_steps=fastest.float_steps))
+        planned = replace(choice, float_steps=fastest.float_steps)
+        choices.append(untimed(planned) if fastest.float_steps else planned)
     return replace(plan, sites=tuple(choices))
 
 

@@ -24,7 +24,7 @@ from kronexport.plan.choose import GOALS_ALONE, Steering, choose, plan_of
 from kronexport.plan.cost_model import Seconds
 from kronexport.plan.fixed import form_by_estimate
 from kronexport.plan.goals import Goal
-from kronexport.records import Plan, Site, Structure, Survey
+from kronexport.records import Plan, Site, SitePlan, Structure, Survey
 
 log = logging.getLogger("kronexport")
 
@@ -91,6 +91,25 @@ def measured_plan(
         chosen = choose(survey, [menu.candidates() for menu in menus], goals, SLACK, steering)
         return plan_of(survey, chosen, profile, "mixed")
     return plan_of(survey, chosen, profile, "measured")
+
+
+def with_times(plan: Plan, menus: Sequence["Menu"]) -> Plan:
+    """``plan`` with the seconds of each layer that was timed, dense and as planned, for the reader of the report."""
+    timed = {menu.site.name: menu.timed() for menu in menus if menu.is_timed}
+    choices = []
+    for choice in plan.sites:
+        known = timed.get(choice.site, [])
+        planned = (pick for pick in known if (pick.structure, pick.lowering) == (choice.structure, choice.lowering))
+        if (pick := next(planned, None)) is not None:
+            choices.append(replace(choice, dense_seconds=known[0].seconds, seconds=pick.seconds))
+        else:
+            choices.append(choice)
+    return replace(plan, sites=tuple(choices))
+
+
+def untimed(choice: SitePlan) -> SitePlan:
+    """The layer without seconds: what was timed is not what it becomes."""
+    return replace(choice, dense_seconds=None, seconds=None)
 
 
 def _is_as_good(timed: Sequence[Candidate], estimated: Sequence[Candidate]) -> bool:

@@ -24,7 +24,7 @@ from kronexport.records import (
     TargetReport,
 )
 
-NOT_PROFILED = "layer times need a profiling run, which this version does not make"
+NOT_TIMED = "the layer was not timed for the plan, dense and in the form that it has now"
 
 UNTIMED = "nothing was timed for the plan; its seconds are estimates of the target's roofline"
 
@@ -66,10 +66,18 @@ def layer_table(survey: Survey, plan: Plan, errors: dict[str, float]) -> tuple[L
                 params=choice.params,
                 macs=choice.macs,
                 rel_error=errors.get(site.name, 0.0),
+                dense_us=_microseconds(choice.dense_seconds),
+                us=_microseconds(choice.seconds),
                 float_steps=choice.float_steps,
+                dense_params=site.params,
+                dense_macs=site.macs,
             )
         )
     return tuple(rows)
+
+
+def _microseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else 1e6 * seconds
 
 
 def target_report(
@@ -94,7 +102,11 @@ def target_report(
     ``no_device`` says why nothing is measured here, ``uncompiled`` why there is no engine to verify here,
     ``unevaluated`` why there is no score: with what ``measured`` says, every null gets its reason.
     """
-    unmeasured = {"layers.dense_us": NOT_PROFILED, "layers.us": NOT_PROFILED}
+    unmeasured = {
+        f"layers.{key}": no_device or NOT_TIMED
+        for key in ("dense_us", "us")
+        if any(getattr(layer, key) is None for layer in layers)
+    }
     unmeasured |= _absent(no_device, uncompiled, unevaluated)
     unmeasured |= measured.unmeasured if measured else {}
     if any(point.latency is None for point in pareto):

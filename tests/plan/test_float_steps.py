@@ -1,6 +1,7 @@
 """Convs stay in float where the layer is faster so, and nowhere else."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -38,6 +39,15 @@ def test_the_fastest_set_of_convs_stays_in_float(fast: tuple[int, ...], expected
     assert tuple(choice.float_steps for choice in found.sites) == expected
     assert found.forms == PLAN.forms
     assert len(asked) == len(set(asked)) == 2 + 4
+
+
+def test_a_layer_with_convs_in_float_loses_the_time_that_it_took_without() -> None:
+    """The other one, all in int8, keeps its own."""
+    timed = replace(PLAN, sites=tuple(replace(one, dense_seconds=3.0, seconds=2.0) for one in PLAN.sites))
+    found = with_float_steps(
+        timed, SITES, lambda trials: FormTimes({one: 1.0 if one.float_steps == (1,) else 2.0 for one in trials}, {})
+    )
+    assert [(one.dense_seconds, one.seconds) for one in found.sites] == [(3.0, 2.0), (None, None)]
 
 
 def test_what_could_not_be_timed_is_quantized() -> None:

@@ -15,10 +15,11 @@ from kronexport.measure.costs import FormTimes
 from kronexport.measure.micro import Trial
 from kronexport.plan import measured
 from kronexport.plan.candidates import all_candidates
+from kronexport.plan.choose import dense_plan
 from kronexport.plan.cost_model import roofline_model
 from kronexport.plan.fixed import form_by_estimate
 from kronexport.plan.goals import parse_goal
-from kronexport.plan.measured import Menu, form_by_clock, measured_plan, ranked_forms, worth_timing
+from kronexport.plan.measured import Menu, form_by_clock, measured_plan, ranked_forms, untimed, with_times, worth_timing
 from kronexport.plan.roofline import form_seconds
 from kronexport.records import ConvGeometry, Plan, Site, Survey, silent
 
@@ -100,6 +101,21 @@ def seconds(clock: Clock, found: Plan) -> float:
     }
     assert all(choice.structure is not None for choice in found.sites)
     return sum(by_name[choice.structure, choice.lowering] or 0 for choice in found.sites if choice.structure)
+
+
+def test_a_plan_tells_the_time_of_each_layer_that_was_timed() -> None:
+    """Dense and as planned; a layer that is dense has one time twice, one with Convs in float has none."""
+    clock, known = Clock(estimate), menus()
+    found = plan(clock, "macs<=0.4", known=known)
+    told = with_times(found, known)
+    assert told == found
+    assert sum(choice.seconds or 0 for choice in told.sites) == pytest.approx(seconds(clock, found))
+    for one, choice in zip(SITES, told.sites, strict=True):
+        assert choice.dense_seconds == estimate(Trial.left_dense(one))
+    dense = with_times(dense_plan(SURVEY, PROFILE), known)
+    assert all(choice.seconds == choice.dense_seconds is not None for choice in dense.sites)
+    assert all(choice.seconds is choice.dense_seconds is None for choice in map(untimed, told.sites))
+    assert with_times(found, menus()).sites[0].seconds is None
 
 
 def test_all_that_is_chosen_was_timed_with_its_surroundings() -> None:

@@ -50,6 +50,8 @@ LAYER_KEYS = {
     "float_steps",
     "dense_us",
     "us",
+    "dense_params",
+    "dense_macs",
 }
 
 

@@ -26,6 +26,7 @@ from kronexport.records import (
 from kronexport.ship.report_json import missing_reasons
 from kronexport.ship.summary import layer_table, model_figures, target_report
 from tests.ship.samples import LATENCY, PARETO, figures, write_model
+from tests.ship.samples import target_report as target
 
 SIDE = SideFigures(LATENCY, 1000, 900)
 MEASURED = PairFigures(SIDE, SIDE, Speedup(1.5, (1.4, 1.6), "faster"), {"cpu": "x"}, {"rounds": 5}, {})
@@ -110,6 +111,16 @@ def test_a_front_without_times_says_why() -> None:
     assert "pareto.latency" not in gathered(pareto=PARETO).unmeasured
 
 
+def test_a_layer_that_was_not_timed_says_why() -> None:
+    """The device that is not there is the reason where it is not; layers that were timed need none."""
+    row = target().layers[0]
+    assert "not timed for the plan" in gathered(layers=(row,)).unmeasured["layers.us"]
+    assert gathered(layers=(row,), no_device="no device").unmeasured["layers.dense_us"] == "no device"
+    timed = gathered(layers=(replace(row, dense_us=2.0, us=1.0),))
+    assert timed.unmeasured == {}
+    assert complete(timed)
+
+
 def test_memory_that_could_not_be_measured_keeps_its_reason() -> None:
     unknown = figures(peak_memory_bytes=None, build_peak_memory_bytes=None)
     keys = [f"{side}.{key}_bytes" for side in ("dense", "compressed") for key in ("peak_memory", "build_peak_memory")]
@@ -139,10 +150,12 @@ def site() -> Site:
 
 def test_a_factorized_layer_shows_its_structure_and_exact_error(site: Site) -> None:
     structure = gkpd_structure((3, 2, 3, 1), (2, 2, 1, 3), 2)
-    plan = Plan("t", (SitePlan("conv", structure, "grouped-1-2", 66, 2000, 0.3),), "roofline")
-    (row,) = layer_table(Survey((site,), (), 222, 7776), plan, {"conv": 0.3125})
+    planned = SitePlan("conv", structure, "grouped-1-2", 66, 2000, 0.3, dense_seconds=3e-5, seconds=2e-5)
+    (row,) = layer_table(Survey((site,), (), 222, 7776), Plan("t", (planned,), "measured"), {"conv": 0.3125})
     assert (row.site, row.method, row.structure, row.ranks) == ("conv", "gkpd", "3x2x3x1 * 2x2x1x3", (2,))
     assert (row.lowering, row.params, row.macs, row.rel_error) == ("grouped-1-2", 66, 2000, 0.3125)
+    assert (row.dense_params, row.dense_macs) == (222, 7776)
+    assert (row.dense_us, row.us) == pytest.approx((30, 20))
 
 
 def test_a_dense_layer_shows_its_shape(site: Site) -> None:
