@@ -11,8 +11,8 @@ from kronexport.records import LayerFigures, ModelFigures, Report, TargetReport
 from kronexport.ship.bundle import MANIFEST_FILE, RUN_FILE, SUMS_FILE, read_bundle
 from kronexport.ship.manifest import MODEL_FILE
 from kronexport.ship.output import OutputFolder
-from kronexport.ship.report_json import null_reason, read_report_json
-from kronexport.ship.report_view import flatten
+from kronexport.ship.report_json import read_report_json
+from kronexport.ship.report_view import flatten, null_reason
 
 NOT_RECORDED: Final = "not recorded"
 

@@ -17,6 +17,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from kronexport.errors import KronexportError, UserInputError
 from kronexport.files import json_text, write_text_aside
 from kronexport.records import Check, Report, TargetReport
+from kronexport.ship.report_view import null_reason
 
 _MOST_NAMED = 5
 _OPTIONAL_FIGURES = ("latency_ms", "peak_memory_bytes", "build_peak_memory_bytes", "accuracy")
@@ -92,11 +93,6 @@ def report_schema() -> dict[str, Any]:
     """JSON schema (draft 2020-12) of the report.json that this version writes: every key is required."""
     schema = TypeAdapter(Report).json_schema(mode="serialization", schema_generator=_EveryKeyRequired)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "kronexport report.json"}
-
-
-def null_reason(target: TargetReport, *keys: str) -> str | None:
-    """Why a figure is null: the reason under the first of ``keys`` that has one, or None."""
-    return next((target.unmeasured[key] for key in keys if target.unmeasured.get(key)), None)
 
 
 def missing_reasons(report: Report) -> list[str]:

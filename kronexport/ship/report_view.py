@@ -1,4 +1,4 @@
-"""What report.html says about one target: sentences, table rows and bars, formatted but not yet HTML.
+"""What report.html says about one target: sentences and table rows, formatted but not yet HTML.
 
 Figures are shown in full, never rounded to a unit that hides a difference; a null is shown as "not measured" with
 its reason.
@@ -6,15 +6,21 @@ its reason.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from kronexport.records import Check, GoalResult, LatencyStats, ModelFigures, Speedup, TargetReport
-from kronexport.ship.report_json import null_reason
+from kronexport.records import Check, GoalResult, LatencyStats, LayerFigures, ModelFigures, Speedup, TargetReport
 
 NO_VALUE = "-"
 _LONGEST_LIST = 8
 _SHOWN_WHOLE = 1e4
-_BAR_WIDTH = 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A figure as it is shown, and as report.json holds it; None where there is none."""
+
+    text: str
+    value: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,43 +28,19 @@ class Row:
     """One figure of both networks; ``change`` is compressed/dense, or a difference where a ratio means nothing."""
 
     label: str
-    dense: str
-    compressed: str
+    dense: Cell
+    compressed: Cell
     change: str
 
 
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """One bar of the chart; ``width`` in percent of the longer of its pair."""
-
-    kind: Literal["dense", "compressed"]
-    text: str
-    width: float
-
-
-@dataclass(frozen=True, slots=True)
-class BarPair:
-    """Dense and compressed beside each other."""
-
-    label: str
-    bars: tuple[Bar, Bar]
-
-
-@dataclass(frozen=True, slots=True)
-class Dot:
-    """One point of the front, in percent of dense across, and of the largest error up."""
-
-    across: float
-    up: float
-    chosen: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Front:
-    """The chart of the Pareto front; ``label`` says what is counted across."""
-
-    label: str
-    dots: tuple[Dot, ...]
+def headline(target: TargetReport) -> str:
+    """The verdict in one sentence: speed, parameters, MACs and accuracy against dense."""
+    dense, compressed = target.dense, target.compressed
+    shares = f"{_ratio(dense.params, compressed.params)} the parameters, {_ratio(dense.macs, compressed.macs)} the MACs"
+    accuracy = "accuracy not measured"
+    if dense.accuracy is not None and compressed.accuracy is not None:
+        accuracy = f"accuracy {dense.accuracy:.4g} to {compressed.accuracy:.4g}"
+    return f"{_speed_headline(target.speedup)}: {shares}, {accuracy}."
 
 
 def verdict(target: TargetReport) -> str:
@@ -81,12 +63,13 @@ def comparison(target: TargetReport) -> list[Row]:
         _row(target, "MACs", "macs", dense.macs, compressed.macs),
         _row(target, "Size of model.onnx (bytes)", "bytes", dense.bytes, compressed.bytes),
     ]
-    for name in ("p50", "p95", "p99"):
-        pair = _latency(dense.latency_ms, name), _latency(compressed.latency_ms, name)
+    for name in ("p50", "p90", "p95", "p99", "min", "mean"):
+        pair = latency_of(dense.latency_ms, name), latency_of(compressed.latency_ms, name)
         rows.append(_row(target, f"Latency {name} (ms)", "latency_ms", *pair))
-    counts = _latency(dense.latency_ms, "n"), _latency(compressed.latency_ms, "n")
-    if counts != (None, None):
-        rows.append(Row("Inferences timed (n)", number(counts[0]), number(counts[1]), NO_VALUE))
+    for label, name in (("Latency std (ms)", "std"), ("Inferences timed (n)", "n")):
+        before, after = latency_of(dense.latency_ms, name), latency_of(compressed.latency_ms, name)
+        if before is not None or after is not None:
+            rows.append(Row(label, Cell(number(before), before), Cell(number(after), after), NO_VALUE))
     for label, key in (
         ("Weights (bytes, counted)", "weight_bytes"),
         ("Activations alive at once (bytes, counted)", "activation_bytes"),
@@ -97,37 +80,19 @@ def comparison(target: TargetReport) -> list[Row]:
     return [*rows, _accuracy_row(target)]
 
 
-def bars(target: TargetReport) -> list[BarPair]:
-    """The chart: what was measured of both networks, each pair scaled to its longer bar."""
-    dense, compressed = target.dense, target.compressed
-    figures = (
-        ("Latency p50", "ms", _latency(dense.latency_ms, "p50"), _latency(compressed.latency_ms, "p50")),
-        ("Peak memory", "bytes", dense.peak_memory_bytes, compressed.peak_memory_bytes),
-        ("Size of model.onnx", "bytes", dense.bytes, compressed.bytes),
-        ("MACs", "", dense.macs, compressed.macs),
-    )
-    return [
-        _bar_pair(label, unit, left, right)
-        for label, unit, left, right in figures
-        if left is not None and right is not None and max(left, right) > 0
-    ]
+def null_reason(target: TargetReport, *keys: str) -> str | None:
+    """Why a figure is null: the reason under the first of ``keys`` that has one, or None."""
+    return next((target.unmeasured[key] for key in keys if target.unmeasured.get(key)), None)
 
 
-def front(target: TargetReport) -> Front | None:
-    """The plan among what else could be chosen; None where there was nothing to choose."""
-    if not target.pareto:
-        return None
-    timed = all(point.latency is not None for point in target.pareto)
-    widest = max(point.error for point in target.pareto) or 1.0
-    dots = tuple(
-        Dot(
-            across=100 * (point.latency if timed and point.latency is not None else point.macs),
-            up=100 * point.error / widest,
-            chosen=point.chosen,
-        )
-        for point in target.pareto
-    )
-    return Front("time of these layers" if timed else "MACs", dots)
+def latency_of(stats: LatencyStats | None, name: str) -> float | None:
+    """One of the statistics; None where nothing was timed."""
+    return None if stats is None else getattr(stats, name)
+
+
+def layer_speedup(layer: LayerFigures) -> float | None:
+    """Dense over compressed time of the layer alone; None where it was not timed."""
+    return layer.dense_us / layer.us if layer.dense_us is not None and layer.us else None
 
 
 def goal_status(goal: GoalResult) -> str:
@@ -174,10 +139,10 @@ def _row(target: TargetReport, label: str, key: str, dense: float | None, compre
     )
 
 
-def _cell(target: TargetReport, side: str, key: str, value: float | None) -> str:
+def _cell(target: TargetReport, side: str, key: str, value: float | None) -> Cell:
     if value is not None:
-        return number(value)
-    return f"not measured: {null_reason(target, f'{side}.{key}') or 'no reason given'}"
+        return Cell(number(value), value)
+    return Cell(f"not measured: {null_reason(target, f'{side}.{key}') or 'no reason given'}", None)
 
 
 def _accuracy_row(target: TargetReport) -> Row:
@@ -187,19 +152,12 @@ def _accuracy_row(target: TargetReport) -> Row:
     return Row("Accuracy (evaluator's units)", *cells, change)
 
 
-def _latency(stats: LatencyStats | None, name: str) -> float | None:
-    return None if stats is None else getattr(stats, name)
-
-
-def _bar_pair(label: str, unit: str, dense: float, compressed: float) -> BarPair:
-    longer = max(dense, compressed)
-    return BarPair(
-        label,
-        (
-            Bar("dense", f"{number(dense)} {unit}".strip(), _BAR_WIDTH * dense / longer),
-            Bar("compressed", f"{number(compressed)} {unit}".strip(), _BAR_WIDTH * compressed / longer),
-        ),
-    )
+def _speed_headline(speedup: Speedup | None) -> str:
+    if speedup is None:
+        return "Speed not measured"
+    if speedup.verdict == "within noise":
+        return "As fast as dense, within the noise"
+    return f"{speedup.median:.2f}x as fast as dense"
 
 
 def _speed_sentence(target: TargetReport) -> str:

@@ -31,6 +31,18 @@ PARETO = (
     ParetoPoint(0.3, 0.25, 0.125, 0.5, "mixed", chosen=False),
 )
 HOSTILE_SITE = "layer1.<script>alert(1)</script>"
+LAYER = LayerFigures(
+    site=HOSTILE_SITE,
+    method="gkpd",
+    structure="16x16x3x1 * 4x4x1x3",
+    ranks=(8,),
+    lowering="folded",
+    params=6528,
+    macs=1048576,
+    rel_error=0.0312,
+    dense_params=13056,
+    dense_macs=4194304,
+)
 
 
 def figures(**changes: Any) -> ModelFigures:
@@ -62,7 +74,7 @@ def target_report(**changes: Any) -> TargetReport:
             Check("factorized", "dense", 0.5, 0.125, None, None),
             Check("portable", "factorized", 1e-6, 2e-7, 1e-5, passed=True),
         ),
-        "layers": (LayerFigures(HOSTILE_SITE, "gkpd", "16x16x3x1 * 4x4x1x3", (8,), "folded", 6528, 1048576, 0.0312),),
+        "layers": (LAYER,),
         "notes": ("factors are fitted to the weights alone",),
     }
     return TargetReport(**(values | changes))

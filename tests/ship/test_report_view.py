@@ -2,9 +2,9 @@ from dataclasses import replace
 
 import pytest
 
-from kronexport.records import Check
-from kronexport.ship.report_view import Dot, check_status, flatten, front, number
-from tests.ship.samples import PARETO, target_report
+from kronexport.records import Check, Speedup
+from kronexport.ship.report_view import check_status, flatten, headline, layer_speedup, number
+from tests.ship.samples import LAYER, target_report, unmeasured_target
 
 
 @pytest.mark.parametrize(
@@ -38,20 +38,22 @@ def test_each_check_has_a_status_in_words(check: Check, status: str) -> None:
     assert check_status(check) == status
 
 
-def test_the_front_is_drawn_by_time_where_there_is_one() -> None:
-    """Percent of dense across, of the largest error up; by MACs where nothing was timed."""
-    drawn = front(target_report())
-    assert drawn is not None
-    assert drawn.label == "time of these layers"
-    assert drawn.dots == (Dot(100, 0, chosen=False), Dot(80, 25, chosen=True), Dot(30, 100, chosen=False))
-    untimed = front(target_report(pareto=tuple(replace(point, latency=None) for point in PARETO)))
-    assert untimed is not None
-    assert untimed.label == "MACs"
-    assert [dot.across for dot in untimed.dots] == [100, 62.5, 25]
+def test_a_layer_is_so_many_times_as_fast() -> None:
+    assert layer_speedup(replace(LAYER, dense_us=30.0, us=20.0)) == 1.5
+    assert layer_speedup(LAYER) is None
 
 
-def test_where_there_was_nothing_to_choose_nothing_is_drawn() -> None:
-    assert front(target_report(pareto=())) is None
-    alone = front(target_report(pareto=PARETO[:1]))
-    assert alone is not None
-    assert alone.dots == (Dot(100, 0, chosen=False),)
+@pytest.mark.parametrize(
+    ("speedup", "start"),
+    [
+        (Speedup(0.5, (0.4, 0.6), "slower"), "0.50x as fast as dense: 0.500x the parameters"),
+        (Speedup(1.01, (0.9, 1.1), "within noise"), "As fast as dense, within the noise: "),
+        (None, "Speed not measured: "),
+    ],
+)
+def test_the_headline_is_one_sentence(speedup: Speedup | None, start: str) -> None:
+    """Whatever became of the speed; it ends in the accuracy."""
+    text = headline(target_report(speedup=speedup))
+    assert text.startswith(start)
+    assert text.endswith("accuracy 91.25 to 90.75.")
+    assert headline(unmeasured_target()).endswith("accuracy not measured.")
