@@ -227,12 +227,12 @@ def compare(
     as_json: options.Json = False,
 ) -> None:
     """Set builds side by side, network and layers, and say which figures are not comparable."""
-    from kronexport import terminal  # noqa: PLC0415  loads rich
+    from kronexport import terminal_compare  # noqa: PLC0415  loads rich
     from kronexport.ship.compare import compare as compare_builds  # noqa: PLC0415  loads pydantic
     from kronexport.ship.compare import comparison_to_json  # noqa: PLC0415  loads pydantic
 
     found = compare_builds(builds)
-    print_json_or(as_json, comparison_to_json(found), lambda: terminal.print_comparison(found))
+    print_json_or(as_json, comparison_to_json(found), lambda: terminal_compare.print_comparison(found))
 
 
 @app.command()

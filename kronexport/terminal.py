@@ -6,12 +6,19 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from kronexport.records import LatencyStats, ModelFigures, ProgressCallback, Report, TargetReport
-from kronexport.ship import compare
-from kronexport.ship.report_view import NO_VALUE, number
+from kronexport.ship.report_view import NO_VALUE
 
 if TYPE_CHECKING:
     from kronexport.backends.doctor import Finding
@@ -21,29 +28,43 @@ if TYPE_CHECKING:
     from kronexport.records import ParetoPoint, Plan
 
 
+_REMAINING = TimeRemainingColumn()
+_COUNTED = "params", "macs", "bytes"
+
+
 @contextmanager
 def progress() -> Iterator[ProgressCallback]:
-    """A callback that shows the stage at work on stderr; a line a stage where that is no terminal."""
+    """A callback that shows on stderr the stage at work, how long it took so far and will yet take.
+
+    Each stage leaves a line: on a terminal with its time when it is over, elsewhere with its name when it begins.
+    """
     console = Console(stderr=True)
-    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), _REMAINING
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         tasks: dict[str, TaskID] = {}
 
+        def end() -> None:
+            for stage, task in tasks.items():
+                took = bars.tasks[bars.task_ids.index(task)].elapsed
+                bars.remove_task(task)
+                if console.is_terminal:
+                    bars.print(f"{stage}: {took or 0:.1f} s", highlight=False)
+            tasks.clear()
+
         def tell(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
-                for task in tasks.values():
-                    bars.remove_task(task)
-                tasks.clear()
+                end()
                 tasks[stage] = bars.add_task(stage, total=None if done == 0 else total)
                 if not console.is_terminal:
                     console.print(stage, highlight=False)
             bars.update(tasks[stage], completed=done, total=None if done == 0 else total)
 
         yield tell
+        end()
 
 
 def print_report(report: Report) -> None:
-    """The figures of every target, dense against compressed."""
+    """The figures of every target, dense against compressed, and a line for each at the end."""
     console = Console()
     for name, target in report.targets.items():
         table = Table(title=f"{report.model} on {name}", title_justify="left")
@@ -52,7 +73,7 @@ def print_report(report: Report) -> None:
         for row in _rows(target):
             table.add_row(*row)
         console.print(table)
-        console.print(_verdict(target), highlight=False)
+        console.print(speed_verdict(target), highlight=False)
         for goal in target.goals:
             state = {True: "met", False: "MISSED", None: "not measured"}[goal.met]
             reached = "" if goal.value is None else f", reached {goal.value:.4g}"
@@ -66,6 +87,36 @@ def print_report(report: Report) -> None:
             console.print(f"skipped {sites[0]}{more}: {reason}", highlight=False)
         for note in target.notes:
             console.print(f"note: {note}", highlight=False)
+    console.print(_summary(report))
+
+
+def _summary(report: Report) -> Table:
+    """What became of each target, as parts of dense."""
+    table = _table("target", "speed-up", "params", "MACs", "bytes", "accuracy", "goals", title="compressed / dense")
+    for name, target in report.targets.items():
+        ratios = (_row("", getattr(target.dense, key), getattr(target.compressed, key), "{}")[3] for key in _COUNTED)
+        table.add_row(name, _speedup(target), *ratios, _accuracy(target.dense, target.compressed)[3], _goals(target))
+    return table
+
+
+def _speedup(target: TargetReport) -> str:
+    if target.speedup is None:
+        return NO_VALUE
+    return f"{target.speedup.median:.2f}x{' (noise)' if target.speedup.verdict == 'within noise' else ''}"
+
+
+def _goals(target: TargetReport) -> str:
+    met = sum(goal.met is True for goal in target.goals)
+    return f"{met} of {len(target.goals)} met" if target.goals else NO_VALUE
+
+
+def _table(*columns: str, title: str, numbers: Sequence[str] = ()) -> Table:
+    """A table in which long names are folded, and ``numbers`` are whole and at the right."""
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        is_number = column in numbers
+        table.add_column(column, overflow="fold", no_wrap=is_number, justify="right" if is_number else "left")
+    return table
 
 
 def print_bench(result: "BenchResult") -> None:
@@ -79,79 +130,6 @@ def print_bench(result: "BenchResult") -> None:
         low, high = speedup.ci95
         text = f"{name}: {speedup.median:.2f}x as fast as dense, 95 % {low:.2f} to {high:.2f}: {speedup.verdict}"
         console.print(text, highlight=False)
-
-
-_COMPARED = {
-    "params": "params",
-    "macs": "MACs",
-    "bytes": "model.onnx bytes",
-    "latency_ms": "latency p50 ms",
-    "peak_memory_bytes": "peak memory bytes",
-    "build_peak_memory_bytes": "peak while loading bytes",
-    "accuracy": "accuracy",
-}
-
-
-def print_comparison(comparison: compare.Comparison) -> None:
-    """What is compared, its figures and layers with ratios to the first, and what may not be compared."""
-    console = Console()
-    for subject in comparison.subjects:
-        text = f"{subject.label}: {subject.model} on {subject.target}, {subject.report.precision} ({subject.source})"
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
-    console.print(_compared_figures(comparison))
-    for line in _compared_layers(comparison):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    for subject in comparison.subjects:
-        console.print(f"{subject.label}: {_verdict(subject.report)}", highlight=False)
-    for subject in comparison.subjects:
-        for reason, keys in compare.unmeasured_reasons(subject).items():
-            text = f"{subject.label}: not measured: {', '.join(keys)}: {reason}"
-            console.print(text, highlight=False, markup=False, soft_wrap=True)
-    for difference in comparison.differences:
-        console.print(f"warning: {difference}", highlight=False, markup=False, soft_wrap=True)
-    if comparison.differences:
-        console.print("warning: ratios with * are of different protocols: no comparison", highlight=False)
-
-
-def _compared_figures(comparison: compare.Comparison) -> Table:
-    table = Table("", "", title="ratios are to the first; of an accuracy the difference", title_justify="left")
-    for subject in comparison.subjects:
-        table.add_column(subject.label, justify="right")
-    for name, label in _COMPARED.items():
-        for side in ("dense", "compressed"):
-            values = [compare.figure(getattr(subject.report, side), name) for subject in comparison.subjects]
-            cells = [_compared_cell(comparison, index, name, values) for index in range(len(values))]
-            table.add_row(label if side == "dense" else "", side, *cells)
-    return table
-
-
-def _compared_cell(comparison: compare.Comparison, index: int, name: str, values: list[float | None]) -> str:
-    value = values[index]
-    if value is None:
-        return "not measured"
-    against = compare.to_first(name, value, values[0])
-    if index == 0 or against is None:
-        return number(value)
-    is_timed = name not in ("params", "macs", "bytes", "accuracy")
-    mark = " *" if is_timed and not comparison.is_comparable(comparison.subjects[index]) else ""
-    return f"{number(value)} ({f'{against:+.4g}' if name == 'accuracy' else f'{against:.3f}x'}){mark}"
-
-
-def _compared_layers(comparison: compare.Comparison) -> Iterator[str]:
-    """Each site's name on a line of its own, whole, then a line for each subject; structures last, as the longest."""
-    lowerings = [layer.lowering for row in comparison.layers for layer in row.layers if layer is not None]
-    line = f"  {{:3}}{{:{max(map(len, ['lowering', *lowerings]))}}}{{:>14}}{{:>10}}{{:>10}}{{:>11}}  {{}}"
-    yield line.format("", "lowering", "MACs", "dense us", "us", "ratio", "structure")
-    for row in comparison.layers:
-        yield row.site
-        for subject, layer in zip(comparison.subjects, row.layers, strict=True):
-            if layer is None:
-                yield f"  {subject.label:3}no such layer"
-                continue
-            ratio = compare.layer_ratios(row, layer)["us"]
-            mark = "" if comparison.is_comparable(subject) else " *"
-            times = number(layer.dense_us), number(layer.us), NO_VALUE if ratio is None else f"{ratio:.3f}x{mark}"
-            yield line.format(subject.label, layer.lowering, number(layer.macs), *times, layer.structure)
 
 
 def plan_json(found: "DryRun") -> dict[str, Any]:
@@ -186,7 +164,8 @@ def print_plan(found: "DryRun") -> None:
     """The plan of each target, site by site, and what is skipped."""
     console = Console()
     for plan in found.plans:
-        table = Table("site", "structure", "rank", "lowering", "MACs", "error", title=f"plan for {plan.target}")
+        columns = "site", "structure", "rank", "lowering", "MACs", "error"
+        table = _table(*columns, title=f"plan for {plan.target}", numbers=("MACs", "error"))
         for choice in plan.sites:
             structure = "dense" if choice.structure is None else str(choice.structure)
             ranks = "" if choice.structure is None else ",".join(map(str, choice.structure.ranks))
@@ -207,8 +186,8 @@ def print_plan(found: "DryRun") -> None:
 
 def _front(points: "Sequence[ParetoPoint]") -> Table:
     """The plan among what else could be chosen."""
-    columns = "time", "MACs", "params", "error", "seconds", ""
-    table = Table(*columns, title="what else could be chosen, as parts of dense", title_justify="left")
+    numbers = "time", "MACs", "params", "error"
+    table = _table(*numbers, "seconds", "", title="what else could be chosen, as parts of dense", numbers=numbers)
     for point in points:
         latency = "" if point.latency is None else f"{point.latency:.3f}"
         figures = latency, f"{point.macs:.3f}", f"{point.params:.3f}", f"{point.error:.3f}"
@@ -292,7 +271,8 @@ def _skipped(target: TargetReport) -> dict[str, list[str]]:
     return reasons
 
 
-def _verdict(target: TargetReport) -> str:
+def speed_verdict(target: TargetReport) -> str:
+    """The speed-up with its interval, or why there is none."""
     if target.speedup is None:
         return f"speed: not measured ({target.unmeasured['speedup']})"
     low, high = target.speedup.ci95

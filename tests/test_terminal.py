@@ -1,16 +1,26 @@
 """What people read: progress on stderr, tables on stdout, no colour codes into a pipe."""
 
 import io
+import re
+import subprocess
 import sys
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from kronexport import terminal
 from kronexport.backends.doctor import Finding
 from kronexport.backends.profile import load_target
+from kronexport.factorize.gkpd import gkpd_structure
 from kronexport.measure.latency import BenchResult
-from kronexport.records import Report, Speedup
-from tests.ship.samples import LATENCY, report, target_report, unmeasured_target
+from kronexport.pipeline import DryRun
+from kronexport.records import Plan, Report, SitePlan, Speedup, Survey
+from tests.plan.samples import site
+from tests.ship.samples import LATENCY, PARETO, report, target_report, unmeasured_target
+
+if TYPE_CHECKING:
+    from kronexport.survey.project import Project
 
 ESCAPE = "\x1b"
 
@@ -123,3 +133,65 @@ def test_the_variants_of_a_target_are_shown_as_they_are_asked_for(capsys: pytest
     terminal.print_target(load_target("jetson-xavier-nx@jp4.6"))
     lines = capsys.readouterr().out.splitlines()
     assert lines[-2:] == ["variant: jp4.6", "variants: jetson-xavier-nx, jetson-xavier-nx@jp4.6"]
+
+
+LONG = "backbone.stages.3.blocks.11.residual_branch.depthwise_separable_convolution_with_a_long_name.conv"
+
+
+def test_the_report_ends_with_a_line_a_target(capsys: pytest.CaptureFixture[str]) -> None:
+    """In 80 columns, however long the names are."""
+    targets = {"x86-onnxruntime": target_report(), f"board-{LONG}": unmeasured_target()}
+    terminal.print_report(Report(LONG, targets))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    start = next(index for index, line in enumerate(lines) if "compressed / dense" in line)
+    table = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines[start:] if line.startswith("│")]
+    assert table[0] == ["x86-onnxruntime", "1.25x", "0.500", "1.000", "1.000", "-0.50", "1 of 1 met"]
+    assert table[1][1:] == ["-", "1.000", "1.000", "1.000", "", "0 of 1 met"]
+    assert "".join(row[0] for row in table[1:]) == f"board-{LONG}"
+
+
+def test_a_plan_fits_80_columns_with_its_front(capsys: pytest.CaptureFixture[str]) -> None:
+    """Long names are folded and stay whole, figures are never cut."""
+    structure = gkpd_structure((512, 512, 3, 1), (4, 4, 1, 3), 128)
+    plan = Plan("cpu", (SitePlan(LONG, structure, "grouped-2-1", 10, 123_456_000, 0.125),), "measured", (), PARETO)
+    survey = Survey((site(LONG, 8, 8),), (), 5000, 500_000_000)
+    project = SimpleNamespace(survey=survey, name="net")
+    terminal.print_plan(DryRun(cast("Project", project), (plan,)))
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if line.startswith("│")]
+    assert "".join(row[0] for row in cells[: -len(PARETO)]) == LONG
+    assert cells[0][4:] == ["123.46M", "0.125"]
+    assert cells[-len(PARETO) :] == [
+        ["1.000", "1.000", "1.000", "0.000", "measured", ""],
+        ["0.800", "0.625", "0.500", "0.125", "mixed", "the plan"],
+        ["0.300", "0.250", "0.125", "0.500", "mixed", ""],
+    ]
+
+
+def test_a_stage_on_a_terminal_leaves_its_time_behind_and_no_colour_where_none_is_wanted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Screen(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for variable, value in {"TERM": "xterm-256color", "NO_COLOR": "1"}.items():
+        monkeypatch.setenv(variable, value)
+    screen = Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+    with terminal.progress() as tell:
+        tell("plan", 1, 2)
+        tell("measure", 0, 1)
+    said = screen.getvalue()
+    assert re.search(r"plan: \d+\.\d s", said)
+    assert re.search(r"measure: \d+\.\d s", said)
+    assert not re.search(r"\x1b\[(?:\d+;)*(?:3[0-8]|9[0-7])[;m]", said)
+
+
+def test_printing_needs_no_pydantic() -> None:
+    """Commands that read no configuration answer sooner without it."""
+    code = "import sys, kronexport.terminal; print('pydantic' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kronexport import terminal
+from kronexport import terminal_compare
 from kronexport.errors import BundleError, UserInputError
 from kronexport.records import LayerFigures, Report, TargetReport
 from kronexport.ship.compare import compare, comparison_to_json
@@ -257,7 +257,7 @@ def test_what_is_shown_is_never_zero_for_not_measured(tmp_path: Path, capsys: py
     first = saved(tmp_path / "a.json", measured(layers=(layer(site), layer("second"))))
     board = replace(unmeasured_target(), layers=(layer(site, us=None, dense_us=None),))
     second = saved(tmp_path / "b.json", board, "jetson-orin-nano")
-    terminal.print_comparison(compare([first, second]))
+    terminal_compare.print_comparison(compare([first, second]))
     lines = capsys.readouterr().out.splitlines()
     assert "not measured" in next(line for line in lines if "latency p50" in line)
     assert site in lines
