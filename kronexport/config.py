@@ -19,7 +19,7 @@ _FILES = ("weights", "calibration", "plan", "out")
 """Keys that hold a path: a relative one resolves from the file that it stands in."""
 
 _FUNCTIONS = ("model", "calibration", "evaluate")
-"""Keys that may hold ``path/file.py:function``, whose path resolves alike."""
+"""Keys that may hold ``path/file.py:function``, whose path resolves alike; so does that of a ``file.pt2``."""
 
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -163,7 +163,7 @@ def _from_folder(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         source, colon, function = str(data[key]).rpartition(":")
         if key in _FUNCTIONS and source.endswith(".py"):
             resolved[key] = f"{folder / Path(source).expanduser()}:{function}"
-        elif key in _FILES and not colon and isinstance(data[key], str):
+        elif not colon and isinstance(data[key], str) and (key in _FILES or data[key].endswith(".pt2")):
             resolved[key] = str(folder / Path(data[key]).expanduser())
     return resolved
 

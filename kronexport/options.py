@@ -8,7 +8,7 @@ import typer
 _GOAL_HELP = "latency, params, macs, size, memory or accuracy_drop, then <=NUMBER[UNIT]; repeat for several."
 
 Model = Annotated[
-    str | None, typer.Argument(help="sample:NAME, pkg.mod:factory or path/file.py:factory.", metavar="MODEL")
+    str | None, typer.Argument(help="sample:NAME, pkg.mod:factory, path/file.py:factory or file.pt2.", metavar="MODEL")
 ]
 Weights = Annotated[Path | None, typer.Option(help="State dict: .safetensors .pt .pth .th .npz")]
 Input = Annotated[str | None, typer.Option("--input", help="[NAME=]1x3x224x224")]

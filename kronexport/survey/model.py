@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from kronexport.errors import UserInputError
+from kronexport.survey.exported import SUFFIX, Dim, load_exported
 from kronexport.survey.imports import USER_EXCEPTIONS, call_user, describe, load_callable
 from kronexport.survey.weights import check_finite, load_weights
 from sample_models.registry import Sample, load_sample
@@ -24,13 +25,14 @@ class LoadedModel:
     """A model in eval mode on the CPU, its floating-point tensors float32.
 
     ``name`` is the MODEL as it was given, ``weights`` the file that was loaded into it. ``sample`` is set for a
-    ``sample:NAME``.
+    ``sample:NAME``, ``input_shape`` for an exported program: what it was exported for, None a size that it leaves open.
     """
 
     module: nn.Module
     name: str
     weights: Path | None = None
     sample: Sample | None = None
+    input_shape: tuple[Dim, ...] | None = None
 
 
 def load_model(spec: str, weights: Path | None = None) -> LoadedModel:
@@ -40,12 +42,15 @@ def load_model(spec: str, weights: Path | None = None) -> LoadedModel:
     in place, not copied.
 
     Args:
-        spec: ``sample:NAME``, ``pkg.mod:factory`` or ``path/file.py:factory``; the factory takes no arguments.
+        spec: ``sample:NAME``, ``pkg.mod:factory`` or ``path/file.py:factory``; the factory takes no arguments. Or
+            ``path/file.pt2``, which holds its weights.
         weights: A file for ``load_weights``; None keeps what the factory gave.
 
     Raises:
         UserInputError: whatever is wrong with the spec, the user's code or the weights.
     """
+    if spec.endswith(SUFFIX):
+        return _exported_model(spec, weights)
     sample = _sample(spec)
     factory = sample.factory if sample else _user_factory(spec)
     module = call_user(factory, doing=f"MODEL {spec}: calling the factory")
@@ -103,6 +108,17 @@ def _ready(module: nn.Module) -> nn.Module:
     return module.to("cpu").float().eval()
 
 
+def _exported_model(spec: str, weights: Path | None) -> LoadedModel:
+    if weights is not None:
+        raise UserInputError(
+            f"--weights {weights}: {spec} holds its weights; leave it out, or export with these weights"
+        )
+    exported = load_exported(Path(spec))
+    module = _ready(checked_module(exported.module, f"MODEL {spec}: holds"))
+    check_finite(module, f"MODEL {spec}")
+    return LoadedModel(module, spec, input_shape=exported.input_shape)
+
+
 def _sample(spec: str) -> Sample | None:
     if not spec.startswith(_SAMPLE_PREFIX):
         return None
@@ -113,11 +129,6 @@ def _sample(spec: str) -> Sample | None:
 
 
 def _user_factory(spec: str) -> Callable[..., Any]:
-    if spec.endswith(".pt2"):
-        raise UserInputError(
-            f"MODEL {spec}: exported programs (.pt2) are not supported yet; give the model's own code, "
-            f"path/file.py:factory, and its --weights"
-        )
     factory = load_callable(spec, "MODEL")
     _check_takes_no_arguments(factory, spec)
     return factory

@@ -9,6 +9,7 @@ from torch import nn
 
 from kronexport.errors import UserInputError
 from kronexport.records import InputSpec, Survey
+from kronexport.survey.exported import check_fits
 from kronexport.survey.inputs import Predictor, load_calibration, load_evaluator, parse_input
 from kronexport.survey.model import LoadedModel
 from kronexport.survey.sites import survey
@@ -73,10 +74,15 @@ def load_project(
 
 def _input(loaded: LoadedModel, text: str | None) -> InputSpec:
     if text is not None:
-        return parse_input(text)
-    if loaded.sample is None:
-        raise UserInputError(f"MODEL {loaded.name}: its input is not known; give --input, for example 1x3x224x224")
-    return InputSpec("input", loaded.sample.input_shape)
+        spec = parse_input(text)
+        if loaded.input_shape is not None:
+            check_fits(spec.shape, loaded.input_shape, f"--input {text}")
+        return spec
+    if loaded.sample is not None:
+        return InputSpec("input", loaded.sample.input_shape)
+    if loaded.input_shape is not None and None not in loaded.input_shape:
+        return parse_input("x".join(map(str, loaded.input_shape)))
+    raise UserInputError(f"MODEL {loaded.name}: its input is not known; give --input, for example 1x3x224x224")
 
 
 def _calibration(

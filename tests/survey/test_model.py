@@ -130,5 +130,18 @@ def test_a_model_that_cannot_be_copied_says_why() -> None:
         copied_model(own, "compress")
 
 
-def test_exported_program_is_not_supported_yet() -> None:
-    assert "not supported yet" in refusal("net.pt2")
+def test_an_exported_program_brings_its_weights(folder: Path) -> None:
+    """So it takes no others."""
+    torch.export.save(torch.export.export(nn.Sequential(nn.Conv2d(3, 4, 1)).eval(), (torch.ones(1, 3, 8, 8),)), "n.pt2")
+    loaded = load_model("n.pt2")
+    assert (loaded.input_shape, loaded.sample, loaded.weights) == ((1, 3, 8, 8), None, None)
+    assert isinstance(loaded.module.get_submodule("0"), nn.Conv2d)
+    message = refusal("n.pt2", folder / "w.pt")
+    assert message.startswith(f"--weights {folder / 'w.pt'}: n.pt2 holds its weights")
+
+
+def test_nan_in_an_exported_program_is_found() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1))
+    nn.init.constant_(model.get_parameter("0.bias"), float("nan"))
+    torch.export.save(torch.export.export(model.eval(), (torch.ones(1, 3, 8, 8),)), "n.pt2")
+    assert "MODEL n.pt2: 0.bias has 4 NaN" in refusal("n.pt2")

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from kronexport.errors import UserInputError
 from kronexport.survey.model import load_model
@@ -82,6 +84,20 @@ def test_a_sample_brings_input_and_images() -> None:
     assert project.calibration is not None
     assert project.golden.shape == (GOLDEN_BATCHES, 3, 32, 32)
     assert (project.evaluate is None) == bool(project.unevaluated)
+
+
+def test_an_exported_program_brings_its_input(tmp_path: Path) -> None:
+    """Another one is refused; what the program leaves open is asked for."""
+    model, example = nn.Sequential(nn.Conv2d(3, 4, 3)).eval(), (torch.ones(2, 3, 8, 8),)
+    torch.export.save(torch.export.export(model, example), tmp_path / "fixed.pt2")
+    height = {"input": {2: torch.export.Dim("height", min=4)}}
+    torch.export.save(torch.export.export(model, example, dynamic_shapes=height), tmp_path / "open.pt2")
+    assert load(f"{tmp_path}/fixed.pt2").input.shape == (2, 3, 8, 8)
+    with pytest.raises(UserInputError, match="--input 1x3x8x8: got 1x3x8x8, but the program was exported for 2x3x8x8"):
+        load(f"{tmp_path}/fixed.pt2", input_text="1x3x8x8")
+    with pytest.raises(UserInputError, match="its input is not known; give --input"):
+        load(f"{tmp_path}/open.pt2")
+    assert load(f"{tmp_path}/open.pt2", input_text="2x3x16x8").survey.sites[0].input_size == (16, 8)
 
 
 def test_a_samples_images_are_left_out_at_another_size() -> None:
