@@ -27,6 +27,11 @@ def edsr_patches() -> NDArray[np.float32]:
     return _scaled_pixels(64).astype(np.float32)
 
 
+def srresnet_patches() -> NDArray[np.float32]:
+    """[16, 3, 64, 64], scaled up from 32 x 32; pixels 0..1."""
+    return edsr_patches() / np.float32(255)
+
+
 def _scaled_pixels(size: int) -> NDArray[np.uint8]:
     """The first 16 training images, bilinearly scaled: uint8 [16, 3, size, size]."""
     pixels = cifar10.read_sample("train").pixels[:_SCALED_IMAGES]

@@ -14,6 +14,7 @@ from sample_models.mobilenetv2 import MobileNetV2
 from sample_models.resnet import resnet18, resnet34, resnet50
 from sample_models.seeding import RELU_GAIN, seeded
 from sample_models.seresnet import SEResNet50
+from sample_models.srresnet import srresnet
 from sample_models.vgg import vgg11
 
 ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
@@ -28,6 +29,7 @@ ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
     "seresnet50": SEResNet50,
     "vgg11": vgg11,
     "edsr8": edsr8,
+    "srresnet": srresnet,
 }
 
 # EDSR is linear but for one ReLU a block.

@@ -88,6 +88,12 @@ SAMPLES: dict[str, Sample] = {
         (1, 3, 64, 64),
         calibration.edsr_patches,
     ),
+    "srresnet": Sample(
+        "srresnet",
+        "SRResNet x4 super-resolution, 16 blocks of 64 channels, pixels 0..1",
+        (1, 3, 64, 64),
+        calibration.srresnet_patches,
+    ),
 }
 
 

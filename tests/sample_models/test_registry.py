@@ -12,13 +12,21 @@ from sample_models import factories, registry
 from sample_models.registry import SAMPLES, load_sample
 
 # Two images of a size that keeps the test fast; the networks for 224 x 224 take any multiple of 32.
-_FAST = {"resnet18": 64, "resnet34": 64, "resnet50": 64, "mobilenetv2": 96, "seresnet50": 64, "edsr8": 16}
+_FAST = {
+    "resnet18": 64,
+    "resnet34": 64,
+    "resnet50": 64,
+    "mobilenetv2": 96,
+    "seresnet50": 64,
+    "edsr8": 16,
+    "srresnet": 16,
+}
 
 
 def test_every_network_is_registered_under_its_own_name() -> None:
     cifar = {"resnet20", "resnet32", "resnet44", "resnet56"}
     imagenet = {"resnet18", "resnet34", "resnet50", "mobilenetv2", "seresnet50", "vgg11"}
-    assert set(SAMPLES) == {*cifar, *imagenet, "edsr8"}
+    assert set(SAMPLES) == {*cifar, *imagenet, "edsr8", "srresnet"}
     assert all(sample.name == name for name, sample in SAMPLES.items())
 
 
