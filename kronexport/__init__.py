@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from kronexport.factorize.budget import scan
     from kronexport.factorize.decompose import decompose
     from kronexport.pipeline import build
+    from kronexport.recover.distil import distil
+    from kronexport.recover.recipe import Recipe
 
 __version__ = "0.1.0"
 
@@ -20,9 +22,11 @@ _HOME = {
     "Compressed": "kronexport.compression",
     "KroneckerConv2d": "kronexport.export.module",
     "KroneckerLinear": "kronexport.export.module",
+    "Recipe": "kronexport.recover.recipe",
     "build": "kronexport.pipeline",
     "compress": "kronexport.compression",
     "decompose": "kronexport.factorize.decompose",
+    "distil": "kronexport.recover.distil",
     "load_compressed": "kronexport.export.factors_file",
     "save_factors": "kronexport.export.factors_file",
     "scan": "kronexport.factorize.budget",
@@ -32,10 +36,12 @@ __all__ = [
     "Compressed",
     "KroneckerConv2d",
     "KroneckerLinear",
+    "Recipe",
     "__version__",
     "build",
     "compress",
     "decompose",
+    "distil",
     "load_compressed",
     "save_factors",
     "scan",

@@ -1,0 +1,130 @@
+"""A training run between two epochs, in a file: written whole or not at all, and taken only by the very same run."""
+
+import hashlib
+import io
+import json
+import pickle
+import re
+import zipfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kronexport.errors import UserInputError
+from kronexport.files import write_bytes_aside
+from kronexport.recover.batches import Batch
+from kronexport.recover.recipe import Recipe
+
+FORMAT = "kronexport distillation 1"
+_ADDRESS = re.compile(r"0x[0-9a-f]+")
+"""Of an object, which differs from run to run."""
+_UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile)
+"""What torch.load raises for a file that is damaged or something else."""
+
+
+class CheckpointError(UserInputError):
+    """A checkpoint cannot be gone on from."""
+
+
+@dataclass(frozen=True, slots=True)
+class EpochFigures:
+    """One epoch: its mean training loss, and the score of the averaged weights where there is an evaluator.
+
+    ``seconds`` is how long it took, ``remaining`` how long those after it will take, at the mean so far.
+    """
+
+    epoch: int
+    loss: float
+    score: float | None
+    seconds: float
+    remaining: float
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A run after some epochs: ``state`` is the trainer's, ``kept`` that of the network that would be given back."""
+
+    figures: tuple[EpochFigures, ...]
+    state: dict[str, Any]
+    kept: dict[str, Any]
+
+
+def identity(student: nn.Module, teacher: nn.Module, recipe: Recipe, first: Batch, steps: int) -> dict[str, str]:
+    """By what it is the hash of all that a run depends on.
+
+    Args:
+        student: as it is before training.
+        teacher: of the run.
+        recipe: of the run.
+        first: batch of the first epoch, which stands for all data.
+        steps: of one epoch.
+    """
+    tensors = {"images": first.images} | ({} if first.labels is None else {"labels": first.labels})
+    return {
+        "student": network_hash(student),
+        "teacher": network_hash(teacher),
+        "recipe": hashlib.sha256(json.dumps(recipe.to_json(), sort_keys=True).encode()).hexdigest(),
+        "data": _tensors_hash(tensors, str(steps)),
+    }
+
+
+def write_checkpoint(path: Path, run: dict[str, str], saved: Saved) -> None:
+    """Replace the checkpoint of the epoch before.
+
+    Raises:
+        KronexportError: the disk is full; the checkpoint of the epoch before is as it was.
+    """
+    content = {
+        "format": FORMAT,
+        "run": run,
+        "figures": [asdict(one) for one in saved.figures],
+        "state": saved.state,
+        "kept": saved.kept,
+    }
+    buffer = io.BytesIO()  # torch.save meets a full disk with an error that does not say so
+    torch.save(content, buffer)
+    write_bytes_aside(path, buffer.getvalue())
+
+
+def read_checkpoint(path: Path, run: dict[str, str], device: torch.device) -> Saved | None:
+    """What ``write_checkpoint`` wrote for the same run; None where there is no file.
+
+    Raises:
+        CheckpointError: it is damaged, no checkpoint, or one of another run; the message says what differs.
+    """
+    if not path.exists():
+        return None
+    remedy = "delete it to start again, or name another file"
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except _UNREADABLE as error:
+        raise CheckpointError(
+            f"checkpoint {path}: is damaged, or no checkpoint ({type(error).__name__}); {remedy}"
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise CheckpointError(f"checkpoint {path}: is no checkpoint of distil, expected {FORMAT!r}; {remedy}")
+    differing = [name for name, found in run.items() if content["run"].get(name) != found]
+    if differing:
+        raise CheckpointError(
+            f"checkpoint {path}: is of a run with another {' and another '.join(differing)}; expected the same, since "
+            f"a run goes on as it began: {remedy}"
+        )
+    figures = tuple(EpochFigures(**one) for one in content["figures"])
+    return Saved(figures, content["state"], content["kept"])
+
+
+def network_hash(model: nn.Module) -> str:
+    """Of all values, and of what the layers say of themselves."""
+    tensors = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    return _tensors_hash(tensors, _ADDRESS.sub("", repr(model)))
+
+
+def _tensors_hash(tensors: dict[str, Tensor], text: str) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

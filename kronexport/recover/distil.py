@@ -1,0 +1,210 @@
+"""``distil``: train a factorized network until it does what the dense one does (Hinton, Vinyals, Dean, 2015)."""
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from kronexport.errors import UserInputError
+from kronexport.records import ProgressCallback, silent
+from kronexport.recover.batches import Batch, Data, Source, seeded
+from kronexport.recover.checkpoint import EpochFigures, Saved, identity, read_checkpoint, write_checkpoint
+from kronexport.recover.losses import check_outputs
+from kronexport.recover.recipe import Recipe
+from kronexport.recover.trainer import Trainer
+from kronexport.survey.imports import call_user
+from kronexport.survey.model import checked_module
+
+STAGE = "recover"
+_PROBED = 4
+"""Batches on which loss and error are measured before and after."""
+_DEFAULT = Recipe()
+
+Predictor = Callable[[NDArray[np.float32]], NDArray[Any]]
+Evaluator = Callable[[Predictor], float]
+"""As ``--evaluate``: called with a predictor, gives one number, higher is better."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How far a network is from its teacher: the loss, and ||y - y_teacher|| / ||y_teacher||, in eval mode."""
+
+    loss: float
+    error: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Distilled:
+    """What came of it.
+
+    ``model`` is in eval mode on the CPU, its weights the moving average after ``kept_epoch``. ``before`` and ``after``
+    are of the same first batches, ``before`` of the student as it came.
+    """
+
+    model: nn.Module
+    epochs: tuple[EpochFigures, ...]
+    kept_epoch: int
+    before: Fit
+    after: Fit
+
+
+def distil(
+    student: nn.Module,
+    teacher: nn.Module,
+    data: Data,
+    recipe: Recipe = _DEFAULT,
+    *,
+    labels: NDArray[Any] | Tensor | None = None,
+    evaluate: Evaluator | None = None,
+    checkpoint: str | Path | None = None,
+    device: str | None = None,
+    progress: ProgressCallback = silent,
+    told: Callable[[EpochFigures], None] | None = None,
+) -> Distilled:
+    """Train a copy of ``student`` to give what ``teacher`` gives.
+
+    The same arguments on the same device with as many threads give the same weights, bit by bit, interrupted or not.
+
+    Args:
+        student: the factorized network, such as ``compress(...).model``; it is not changed.
+        teacher: the dense one; it is not changed.
+        data: images [n, C, H, W] as the networks take them, or an iterable of batches with a length, as a DataLoader
+            is one; batches may be pairs of images and labels.
+        recipe: how.
+        labels: [n] of whole numbers, for images in one array, where the recipe has cross-entropy.
+        evaluate: scores the averaged weights after every epoch.
+        checkpoint: a file that is written after every epoch, and that a run which was interrupted goes on from.
+        device: as torch names it; None: a GPU where there is one, else the CPU.
+        progress: told ("recover", steps done, steps in all).
+        told: of every epoch, also of those that a checkpoint holds.
+
+    Raises:
+        UserInputError: networks, data or checkpoint do not fit, or the loss is no longer finite.
+        KronexportError: the disk is full; the checkpoint of the epoch before is there.
+    """
+    if recipe.stop_at is not None and evaluate is None:
+        raise UserInputError(f"distil: stop_at={recipe.stop_at:g} needs a score to compare with; give evaluate")
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    source = Source(data, labels, recipe)
+    teacher = copy.deepcopy(checked_module(teacher, "distil: the teacher is")).to(place).eval()
+    start = copy.deepcopy(checked_module(student, "distil: the student is")).to(place).eval()
+    trainer = Trainer(copy.deepcopy(start), teacher, recipe, len(source), place)
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True):
+        first = _first_batches(source, recipe, place)
+        before = _fit(trainer, start, first)
+        file = None if checkpoint is None else Path(checkpoint)
+        run = {} if file is None else identity(start, teacher, recipe, first[0], len(source))
+        saved = Saved((), {}, {}) if file is None else read_checkpoint(file, run, place) or Saved((), {}, {})
+        if saved.figures:
+            trainer.load_state(saved.state)
+        clock = _Clock(progress, recipe.epochs, len(source), told)
+        for figures in saved.figures:
+            clock.tell(figures)
+        while not _is_done(saved, recipe):
+            saved = _next_epoch(trainer, source, saved, evaluate, clock)
+            if file is not None:
+                write_checkpoint(file, run, saved)
+            clock.tell(saved.figures[-1])
+        start.load_state_dict(saved.kept)
+        after = _fit(trainer, start, first)
+    return Distilled(start.cpu(), saved.figures, _kept_epoch(saved.figures, recipe), before, after)
+
+
+@dataclass(slots=True)
+class _Clock:
+    """Passes on what was done."""
+
+    progress: ProgressCallback
+    epochs: int
+    steps: int
+    told: Callable[[EpochFigures], None] | None
+
+    def step(self, epoch: int, done: int) -> None:
+        self.progress(STAGE, (epoch - 1) * self.steps + done, self.epochs * self.steps)
+
+    def tell(self, figures: EpochFigures) -> None:
+        if self.told is not None:
+            self.told(figures)
+
+
+def _next_epoch(trainer: Trainer, source: Source, saved: Saved, evaluate: Evaluator | None, clock: _Clock) -> Saved:
+    """The run after one more epoch."""
+    recipe, epoch, started = trainer.recipe, len(saved.figures) + 1, time.monotonic()
+    with seeded(recipe.seed, epoch, trainer.device):
+        loss = trainer.train_epoch(source.epoch(epoch), epoch, lambda done: clock.step(epoch, done))
+    score = None if evaluate is None else evaluate(predictor(trainer.averaged, trainer.device))
+    took = time.monotonic() - started
+    figures = EpochFigures(epoch, loss, score, took, _remaining(saved.figures, took, recipe.epochs))
+    so_far = (*saved.figures, figures)
+    if _kept_epoch(so_far, recipe) == epoch:
+        return Saved(so_far, trainer.state(), copy.deepcopy(trainer.averaged.state_dict()))
+    return Saved(so_far, trainer.state(), saved.kept)
+
+
+def _remaining(before: tuple[EpochFigures, ...], took: float, epochs: int) -> float:
+    """Seconds of the epochs that are left, at the mean of those so far."""
+    mean = (sum(one.seconds for one in before) + took) / (len(before) + 1)
+    return mean * (epochs - len(before) - 1)
+
+
+def _is_done(saved: Saved, recipe: Recipe) -> bool:
+    if len(saved.figures) >= recipe.epochs:
+        return True
+    scores = [one.score for one in saved.figures if one.score is not None]
+    return recipe.stop_at is not None and any(score >= recipe.stop_at for score in scores)
+
+
+def _kept_epoch(figures: tuple[EpochFigures, ...], recipe: Recipe) -> int:
+    """The first of the highest score, or the last where there are no scores or the recipe says so."""
+    scores = [one.score for one in figures if one.score is not None]
+    if recipe.keep == "last" or not scores:
+        return figures[-1].epoch
+    return figures[scores.index(max(scores))].epoch
+
+
+def _first_batches(source: Source, recipe: Recipe, device: torch.device) -> list[Batch]:
+    with seeded(recipe.seed, 1, device):
+        return list(islice(source.epoch(1), _PROBED))
+
+
+@torch.no_grad()
+def _fit(trainer: Trainer, model: nn.Module, batches: list[Batch]) -> Fit:
+    """Over ``batches``; the networks are checked on them, too.
+
+    Raises:
+        UserInputError: a forward raises, or the outputs cannot be compared.
+    """
+    losses, distance, size = [], 0.0, 0.0
+    for batch in batches:
+        given, wanted = (
+            call_user(trainer.outputs, network, batch, doing=f"distil: the {name}'s forward")
+            for network, name in ((model, "student"), (trainer.teacher, "teacher"))
+        )
+        check_outputs(given, wanted, trainer.recipe)
+        losses.append(float(trainer.loss(model, batch)))
+        for ours, theirs in zip(given, wanted, strict=True):
+            distance += float((ours.double() - theirs.double()).square().sum())
+            size += float(theirs.double().square().sum())
+    return Fit(sum(losses) / len(losses), (distance / (size or 1.0)) ** 0.5)
+
+
+def predictor(model: nn.Module, device: torch.device) -> Predictor:
+    """``model`` as evaluators call it: an array of images -> its first output; of any number of images."""
+
+    @torch.inference_mode()
+    def predict(images: NDArray[np.float32]) -> NDArray[Any]:
+        given = model(torch.from_numpy(np.ascontiguousarray(images, np.float32)).to(device))
+        output = next(leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor))
+        found: NDArray[Any] = output.float().cpu().numpy()
+        return found
+
+    return predict

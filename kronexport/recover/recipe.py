@@ -1,0 +1,104 @@
+"""How a factorized network is trained: everything that its result depends on beside the networks and the data."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from kronexport.errors import UserInputError
+
+Optimizer = Literal["adamw", "sgd"]
+Schedule = Literal["one-cycle", "cosine"]
+Loss = Literal["auto", "kl", "mse", "l1"]
+Augment = Literal["none", "shift", "shift-flip"]
+Norms = Literal["auto", "update", "freeze"]
+Keep = Literal["best", "last"]
+TrainingPrecision = Literal["fp32", "bf16", "fp16"]
+
+_CHOICES: dict[str, Any] = {
+    "optimizer": Optimizer,
+    "schedule": Schedule,
+    "loss": Loss,
+    "augment": Augment,
+    "norms": Norms,
+    "precision": TrainingPrecision,
+    "keep": Keep,
+}
+_LEAST = {"epochs": 1, "block_epochs": 0, "batch": 1, "seed": 0}
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How to train, by default without labels.
+
+    Attributes:
+        epochs: passes over the data.
+        block_epochs: so many of them, the first, train each site alone: its output to that of its dense layer, no
+            gradient from one site to another.
+        batch: images a step, where the data is an array.
+        optimizer: AdamW, or SGD with Nesterov momentum 0.9.
+        learning_rate: the highest of the schedule.
+        schedule: up over 30 % of the steps and down (Smith, Topin, 2019), or half a cosine down (Loshchilov, Hutter,
+            2017).
+        weight_decay: of all parameters.
+        loss: of the network's outputs against the teacher's. ``kl``: T^2 KL(teacher || student) of softmaxes over
+            axis 1 (Hinton, Vinyals, Dean, 2015); ``mse`` and ``l1``: in units of the variance, or the standard
+            deviation, of the teacher's. ``auto``: ``kl`` for outputs [N, K], ``mse`` for all others.
+        temperature: T.
+        cross_entropy: weight of the cross-entropy to the labels, the other loss having what is left of 1. 0: no labels.
+        features: weight of the mean over the sites of ||y - y_dense||^2 / variance of y_dense.
+        augment: random shifts by up to an eighth of an image, with reflection, and flips; of arrays alone.
+        ema: decay of the exponential moving average of the weights, which is what is given back. 0: none.
+        norms: whether BatchNorms go by the batch and go on averaging, or stay as they are; ``auto``: ``update`` from
+            ``LEAST_FOR_NORMS`` images a batch on.
+        precision: of the forward passes, by autocast.
+        keep: the averaged weights after the epoch of the best score, where there is an evaluator, or after the last.
+        stop_at: the score, by the evaluator, at which training ends.
+        seed: of shuffling, augmentation and dropout.
+
+    Raises:
+        UserInputError: a value is none of these; the message names it.
+    """
+
+    epochs: int = 10
+    block_epochs: int = 0
+    batch: int = 128
+    optimizer: Optimizer = "adamw"
+    learning_rate: float = 1e-3
+    schedule: Schedule = "one-cycle"
+    weight_decay: float = 1e-4
+    loss: Loss = "auto"
+    temperature: float = 4.0
+    cross_entropy: float = 0.0
+    features: float = 0.0
+    augment: Augment = "shift-flip"
+    ema: float = 0.999
+    norms: Norms = "auto"
+    precision: TrainingPrecision = "fp32"
+    keep: Keep = "best"
+    stop_at: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, kind in _CHOICES.items():
+            choices = get_args(kind)
+            self._check(name, f"one of {', '.join(choices)}", is_right=getattr(self, name) in choices)
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            is_number = isinstance(value, int) and not isinstance(value, bool)
+            self._check(name, f"a whole number of at least {least}", is_right=is_number and value >= least)
+        for name in ("learning_rate", "temperature"):
+            self._check(name, "a finite number above 0", is_right=0 < getattr(self, name) < math.inf)
+        for name in ("weight_decay", "features"):
+            self._check(name, "a finite number of at least 0", is_right=0 <= getattr(self, name) < math.inf)
+        self._check("cross_entropy", "a part, 0 to 1", is_right=0 <= self.cross_entropy <= 1)
+        self._check("ema", "a decay, 0 to below 1, such as 0.999", is_right=0 <= self.ema < 1)
+        few = self.block_epochs <= self.epochs
+        self._check("block_epochs", f"at most epochs, which is {self.epochs}", is_right=few)
+
+    def _check(self, name: str, expected: str, *, is_right: bool) -> None:
+        if not is_right:
+            raise UserInputError(f"recipe: {name}: got {getattr(self, name)!r}, expected {expected}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Every field by its name, as JSON values."""
+        return asdict(self)

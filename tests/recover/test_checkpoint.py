@@ -1,0 +1,98 @@
+"""A run that was interrupted goes on as if it had not been, and no other run goes on from its checkpoint."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kronexport.errors import UserInputError
+from kronexport.recover.checkpoint import EpochFigures
+from kronexport.recover.distil import distil
+from tests.recover.samples import FAST, data, networks, same_weights
+
+RECIPE = replace(FAST, epochs=3, optimizer="adamw", learning_rate=0.01)
+
+
+class Stop:
+    """Ctrl-C at a step, or after an epoch."""
+
+    def __init__(self, *, step: int = 0, epoch: int = 0) -> None:
+        self.step, self.epoch = step, epoch
+
+    def progress(self, _stage: str, done: int, _total: int) -> None:
+        if done == self.step:
+            raise KeyboardInterrupt
+
+    def told(self, figures: EpochFigures) -> None:
+        if figures.epoch == self.epoch:
+            raise KeyboardInterrupt
+
+
+def trained(checkpoint: Path | None, stop: Stop | None = None, **change: Any) -> Any:
+    student, teacher = networks()
+    asked = stop or Stop()
+    given = {"student": student, "teacher": teacher, "data": data(), "recipe": RECIPE, **change}
+    return distil(**given, checkpoint=checkpoint, device="cpu", progress=asked.progress, told=asked.told)
+
+
+@pytest.mark.parametrize("stop", [Stop(epoch=1), Stop(step=5)])
+def test_a_run_that_was_interrupted_ends_with_the_same_bits(tmp_path: Path, stop: Stop) -> None:
+    """Between two epochs, and within one, which is begun again."""
+    whole = trained(None)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "run.pt", stop)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.pt"]
+    seen: list[EpochFigures] = []
+    student, teacher = networks()
+    resumed = distil(student, teacher, data(), RECIPE, checkpoint=tmp_path / "run.pt", device="cpu", told=seen.append)
+    assert same_weights(whole.model, resumed.model)
+    assert [one.loss for one in seen] == [one.loss for one in whole.epochs]
+    assert (whole.before, whole.after) == (resumed.before, resumed.after)
+
+
+def test_a_finished_run_is_read_and_not_trained_again(tmp_path: Path) -> None:
+    first = trained(tmp_path / "run.pt")
+    again = trained(tmp_path / "run.pt", Stop(step=1))
+    assert same_weights(first.model, again.model)
+    assert first.epochs == again.epochs
+
+
+@pytest.mark.parametrize(
+    ("change", "differs"),
+    [
+        ({"recipe": replace(RECIPE, seed=1)}, "another recipe and another data"),
+        ({"recipe": replace(RECIPE, epochs=4)}, "another recipe;"),
+        ({"data": data() + 1}, "another data;"),
+        ({"student": networks()[1]}, "another student;"),
+        ({"teacher": networks()[0]}, "another teacher;"),
+    ],
+)
+def test_another_run_does_not_go_on_from_it(tmp_path: Path, change: dict[str, Any], differs: str) -> None:
+    trained(tmp_path / "run.pt")
+    with pytest.raises(UserInputError, match=f"run.pt: is of a run with {differs}"):
+        trained(tmp_path / "run.pt", **change)
+
+
+def foreign(path: Path) -> None:
+    torch.save({"state_dict": {}}, path)
+
+
+def cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def no_file_of_torch(path: Path) -> None:
+    path.write_text("not a checkpoint", encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [(foreign, "is no checkpoint of distil"), (cut_off, "is damaged"), (no_file_of_torch, "is damaged")],
+)
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, damage: Any, message: str) -> None:
+    trained(tmp_path / "run.pt")
+    damage(tmp_path / "run.pt")
+    with pytest.raises(UserInputError, match=rf"run.pt: {message}.*delete it to start again"):
+        trained(tmp_path / "run.pt")

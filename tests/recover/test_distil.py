@@ -1,0 +1,168 @@
+"""``distil`` as a whole: what it gives back, what it leaves alone, and what it refuses."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from kronexport.errors import UserInputError
+from kronexport.export.replace import kronecker_modules
+from kronexport.recover.distil import Predictor, distil
+from kronexport.recover.recipe import Recipe
+from tests.recover.samples import FAST, data, networks, same_weights
+
+
+def test_the_student_comes_nearer_to_its_teacher_and_neither_is_changed() -> None:
+    student, teacher = networks()
+    before = student.state_dict(), teacher.state_dict()
+    copies = [{name: value.clone() for name, value in state.items()} for state in before]
+    done = distil(student, teacher, data(), replace(FAST, epochs=6), device="cpu")
+    assert done.after.loss < 0.7 * done.before.loss
+    assert done.after.error < 0.9 * done.before.error
+    assert done.epochs[-1].loss < done.epochs[0].loss
+    assert not done.model.training
+    assert set(kronecker_modules(done.model)) == {"0", "3"}
+    assert not student.training
+    for state, copy in zip(before, copies, strict=True):
+        assert all(torch.equal(value, copy[name]) for name, value in state.items())
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        FAST,
+        replace(FAST, optimizer="adamw", learning_rate=0.01, schedule="cosine"),
+        replace(FAST, block_epochs=1, features=0.5, norms="freeze", augment="none"),
+        replace(FAST, precision="bf16", ema=0.0),
+    ],
+)
+def test_the_same_seed_gives_the_same_weights_bit_by_bit(recipe: Recipe) -> None:
+    student, teacher = networks()
+    first, again = (distil(student, teacher, data(), recipe, device="cpu").model for _ in range(2))
+    other = distil(student, teacher, data(), replace(recipe, seed=1), device="cpu").model
+    assert same_weights(first, again)
+    assert not same_weights(first, other)
+
+
+def test_torch_goes_on_as_if_nothing_had_been_trained() -> None:
+    student, teacher = networks()
+    state = torch.get_rng_state()
+    distil(student, teacher, data(), FAST, device="cpu")
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_epochs_of_the_sites_alone_leave_everything_else_as_it_is() -> None:
+    """And bring each nearer to what its dense layer gives."""
+    student, teacher = networks()
+    recipe = replace(FAST, epochs=2, block_epochs=2)
+    done = distil(student, teacher, data(), recipe, device="cpu")
+    own, theirs = student.state_dict(), done.model.state_dict()
+    changed = {name for name, value in own.items() if not torch.equal(value, theirs[name])}
+    assert changed
+    assert {name.split(".")[0] for name in changed} <= {"0", "3"}
+    assert done.epochs[1].loss < done.epochs[0].loss
+
+
+@pytest.mark.parametrize(("norms", "are_moved"), [("update", True), ("auto", False), ("freeze", False)])
+def test_small_batches_do_not_move_the_statistics_of_a_norm(norms: Any, *, are_moved: bool) -> None:
+    student, teacher = networks()
+    recipe = replace(FAST, batch=8, epochs=1, norms=norms)
+    trained = distil(student, teacher, data(16), recipe, device="cpu").model
+    mean = student.get_buffer("1.running_mean")
+    assert torch.equal(trained.get_buffer("1.running_mean"), mean) != are_moved
+
+
+def test_labels_are_learnt() -> None:
+    student, teacher = networks()
+    labels = torch.arange(48) % 2
+    recipe = replace(FAST, epochs=4, cross_entropy=1.0)
+    done = distil(student, teacher, data(), recipe, labels=labels, device="cpu")
+    assert done.after.loss < done.before.loss
+
+
+class Scores:
+    """Gives one score after the other."""
+
+    def __init__(self, *scores: float) -> None:
+        self.left = list(scores)
+
+    def __call__(self, predict: Predictor) -> float:
+        assert predict(np.zeros((3, 3, 24, 24), np.float32)).shape == (3, 5)
+        return self.left.pop(0)
+
+
+def test_the_weights_of_the_best_score_are_kept() -> None:
+    student, teacher = networks()
+    recipe = replace(FAST, epochs=3)
+    told: list[Any] = []
+    best = distil(student, teacher, data(), recipe, evaluate=Scores(1, 5, 3), device="cpu", told=told.append)
+    last = distil(student, teacher, data(), replace(recipe, keep="last"), evaluate=Scores(1, 5, 3), device="cpu")
+    assert (best.kept_epoch, last.kept_epoch) == (2, 3)
+    assert not same_weights(best.model, last.model)
+    assert [one.score for one in told] == [1, 5, 3]
+    assert [one.remaining > 0 for one in told] == [True, True, False]
+
+
+def test_training_ends_where_the_score_is_reached() -> None:
+    student, teacher = networks()
+    recipe = replace(FAST, epochs=5, stop_at=4.0)
+    assert len(distil(student, teacher, data(), recipe, evaluate=Scores(1, 4, 9), device="cpu").epochs) == 2
+
+
+def test_progress_counts_steps_of_all_epochs() -> None:
+    student, teacher = networks()
+    steps: list[tuple[str, int, int]] = []
+    distil(student, teacher, data(), FAST, device="cpu", progress=lambda *told: steps.append(told))
+    assert steps == [("recover", done, 6) for done in range(1, 7)]
+
+
+def test_a_network_of_images_is_taught_by_its_images() -> None:
+    torch.manual_seed(0)
+    teacher = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1))
+    student = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1))
+    done = distil(student, teacher, data(), replace(FAST, epochs=4), device="cpu")
+    assert done.after.error < 0.7 * done.before.error
+
+
+def diverging() -> Recipe:
+    return replace(FAST, learning_rate=1e30, ema=0.0)
+
+
+class Raises(nn.Module):
+    """A network that takes no images."""
+
+    def forward(self, _x: torch.Tensor) -> torch.Tensor:
+        raise ValueError("no such axis")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"recipe": diverging()}, r"the loss is (nan|inf) in epoch 1 at step \d.*learning rate below 1e\+30"),
+        ({"student": Raises()}, "no parameter of the student asks for gradients"),
+        ({"teacher": Raises()}, "the teacher's forward: raised ValueError: no such axis"),
+        ({"student": nn.Conv2d(3, 4, 3)}, r"the student gives \[\[16, 4, 22, 22\]\], the teacher \[\[16, 5\]\]"),
+        ({"student": networks()[1], "recipe": replace(FAST, features=1.0)}, "the student has none"),
+        ({"student": "text"}, "the student is a str"),
+        ({"recipe": replace(FAST, stop_at=0.9)}, "stop_at=0.9 needs a score"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(change: dict[str, Any], message: str) -> None:
+    student, teacher = networks()
+    given = {"student": student, "teacher": teacher, "data": data(), "recipe": FAST, **change}
+    with pytest.raises(UserInputError, match=message):
+        distil(**given, device="cpu")
+
+
+def test_a_gpu_trains_in_half_precision(tmp_path: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU here")
+    student, teacher = networks()
+    recipe = replace(FAST, precision="fp16", epochs=4)
+    done = distil(student, teacher, data(), recipe, device="cuda", checkpoint=tmp_path / "run.pt")
+    assert done.after.loss < done.before.loss
+    assert {value.device.type for value in done.model.state_dict().values()} == {"cpu"}
