@@ -1,0 +1,179 @@
+"""ResNet-32 on CIFAR-10 by one method at a fifth of its parameters: fitted factors, then distillation, epoch by epoch.
+
+    python -m benchmarks.resnet32_recover --method gkpd --weights resnet32.th --data cifar-10-batches-bin --out FOLDER
+
+The plan has the least weight error at which the whole network has that many times fewer params, and no more MACs; the
+factors are fitted to 512 unlabelled training images; then the network is taught by the dense one. Accuracy is that of
+the averaged weights on all 10,000 test images; nothing is chosen by it: what is kept is the last epoch. A checkpoint is
+written after each epoch, so that the same command goes on where it was stopped. At the end FOLDER has
+``factors.safetensors`` and ``network.safetensors``, the state dict of the compressed network.
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from benchmarks.cifar_fitting import calibration_images
+from benchmarks.ladders import CANDIDATES
+from benchmarks.planning import MEASURES, least_error_plan, network_budget
+from benchmarks.table import heading, line
+from kronexport.export.factors_file import load_compressed, save_factors
+from kronexport.export.replace import factorized
+from kronexport.factorize.calibrate import Calibration
+from kronexport.files import write_bytes_aside, write_json_aside
+from kronexport.records import InputSpec
+from kronexport.recover.batches import ImageBatches
+from kronexport.recover.checkpoint import EpochFigures
+from kronexport.recover.distil import Predictor, distil, predictor
+from kronexport.recover.recipe import Recipe
+from kronexport.survey.sites import survey
+from kronexport.survey.weights import load_weights
+from sample_models import cifar10
+from sample_models.cifar_resnet import CifarResNet
+
+INPUT = InputSpec("input", (1, 3, 32, 32))
+COLUMNS = ("epoch", "loss", "test accuracy %", "seconds", "left")
+TEST_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Pixels uint8 [N, 3, 32, 32] and labels [N]."""
+
+    images: cifar10.Images
+
+    def accuracy(self, predict: Predictor) -> float:
+        """Percent."""
+        pixels, labels = self.images
+        starts = range(0, len(labels), TEST_BATCH)
+        found = [predict(cifar10.normalize(pixels[at : at + TEST_BATCH])).argmax(axis=1) for at in starts]
+        return 100 * float(np.mean(np.concatenate(found) == labels))
+
+
+def normalized() -> Callable[[Tensor], Tensor]:
+    """What makes uint8 [N, 3, H, W] the network's input, channels last in memory: the fast layout of CPU convs."""
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (cifar10.MEAN, cifar10.STD))
+    scale, shift = 1 / (255 * std), mean / std
+
+    def prepare(pixels: Tensor) -> Tensor:
+        return pixels.to(torch.float32, memory_format=torch.channels_last).mul_(scale).sub_(shift)
+
+    return prepare
+
+
+def fitted(model: nn.Module, method: str, ratio: float, images: NDArray[np.float32]) -> nn.Module:
+    """The network of the least error at ``ratio`` times fewer params and no more MACs, fitted to ``images``."""
+    found = survey(model, INPUT)
+    params, macs = (network_budget(found, factor)[name] for name, factor in zip(MEASURES, (ratio, 1.0), strict=True))
+    candidates = CANDIDATES[method](model, found.sites)
+    plan = least_error_plan(found.sites, candidates, {"params": params, "macs": macs})
+    return factorized(model, plan.structures, Calibration(images, 1), lambda _done, _total: None)
+
+
+def starting_point(model: nn.Module, args: argparse.Namespace) -> nn.Module:
+    """The fitted network, from FOLDER where an earlier run fitted it."""
+    file = args.out / "start.safetensors"
+    if not file.exists():
+        save_factors(fitted(model, args.method, args.params_ratio, calibration_images(args.data)), file)
+    return load_compressed(model, file).eval()
+
+
+def recipe_of(args: argparse.Namespace) -> Recipe:
+    """SGD on a one-cycle schedule; nothing is chosen by the test images."""
+    return Recipe(
+        epochs=args.epochs,
+        block_epochs=args.block_epochs,
+        optimizer="sgd",
+        learning_rate=args.learning_rate,
+        weight_decay=args.weight_decay,
+        temperature=args.temperature,
+        cross_entropy=args.cross_entropy,
+        features=args.features,
+        ema=args.ema,
+        keep="last",
+        seed=args.seed,
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the table as it grows, and write the network."""
+    torch.set_num_threads(args.threads)
+    dense = CifarResNet(32).eval()
+    load_weights(dense, args.weights)
+    start = starting_point(dense, args)
+    train = cifar10.read_split(args.data, "train")
+    pixels, labels = (torch.from_numpy(part[: args.images]) for part in train)
+    recipe, test = recipe_of(args), Scorer(cifar10.read_split(args.data, "test"))
+    batches = ImageBatches(pixels, labels, recipe.batch, recipe.augment, normalized())
+    print(heading(title(dense, start, args), COLUMNS), flush=True)
+    cpu = torch.device("cpu")
+    for name, network in (("dense", dense), ("fitted", start)):
+        print(line([name, "", f"{test.accuracy(predictor(network, cpu)):.2f}", "", ""]), flush=True)
+    curve: list[dict[str, Any]] = []
+
+    def told(figures: EpochFigures) -> None:
+        curve.append(asdict(figures))
+        write_json_aside(args.out / "curve.json", curve)
+        print(line(cells(figures)), flush=True)
+
+    done = distil(
+        start,
+        dense,
+        batches,
+        recipe,
+        evaluate=test.accuracy,
+        checkpoint=args.out / "checkpoint.pt",
+        device="cpu",
+        told=told,
+    )
+    save_factors(done.model, args.out / "factors.safetensors")
+    state = {name: tensor.contiguous() for name, tensor in done.model.state_dict().items()}
+    write_bytes_aside(args.out / "network.safetensors", save(state, {"method": args.method}))
+
+
+def title(dense: nn.Module, start: nn.Module, args: argparse.Namespace) -> str:
+    """What is trained, and how large it is."""
+    before, after = (sum(one.numel() for one in model.parameters()) for model in (dense, start))
+    sizes = f"{after:,} params of {before:,}, {before / after:.2f}x fewer"
+    return f"{args.method}, {sizes}; {args.epochs} epochs, seed {args.seed}"
+
+
+def cells(figures: EpochFigures) -> list[str]:
+    """One row of the table."""
+    score = "" if figures.score is None else f"{figures.score:.2f}"
+    left = f"{figures.remaining / 60:.0f} min"
+    return [str(figures.epoch), f"{figures.loss:.4f}", score, f"{figures.seconds:.0f}", left]
+
+
+def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", type=Path, required=True, help="state dict of a CIFAR ResNet-32")
+    parser.add_argument("--data", type=Path, required=True, help="folder cifar-10-batches-bin")
+    parser.add_argument("--out", type=Path, required=True, help="folder of this run alone; it goes on from there")
+    parser.add_argument("--method", default="gkpd", choices=list(CANDIDATES))
+    parser.add_argument("--params-ratio", type=float, default=5.05, help="so many times fewer params in all")
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--block-epochs", type=int, default=0, help="the first, which train each layer alone")
+    parser.add_argument("--learning-rate", type=float, default=0.05, help="at its peak")
+    parser.add_argument("--weight-decay", type=float, default=1e-4)
+    parser.add_argument("--temperature", type=float, default=4.0)
+    parser.add_argument("--cross-entropy", type=float, default=0.1, help="weight of the labels")
+    parser.add_argument("--features", type=float, default=0.0, help="weight of the layers' own outputs")
+    parser.add_argument("--ema", type=float, default=0.999, help="decay of the moving average of the weights")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--images", type=int, default=50_000, help="train on so many of the images alone")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    run(parsed())
