@@ -23,10 +23,10 @@ from kronexport.files import TEMP_PREFIX, write_bytes_aside
 
 log = logging.getLogger("kronexport")
 
-Kind = Literal["scan", "candidates"]
+Kind = Literal["scan", "candidates", "recover"]
 """A subfolder with a file a result."""
 
-_SUFFIXES: dict[Kind, str] = {"scan": ".npz", "candidates": ".json"}
+_SUFFIXES: dict[Kind, str] = {"scan": ".npz", "candidates": ".json", "recover": ".pt"}
 
 _DIGEST_BYTES = 20
 _STORE_FOLDER, _STORE_FILE = "measure", "times.sqlite"
@@ -74,7 +74,7 @@ def code_key() -> bytes:
 def read_cached(kind: Kind, key: str) -> bytes | None:
     """What is kept under ``key``, None where there is nothing that can be read."""
     try:
-        return _file(kind, key).read_bytes()
+        return cached_file(kind, key).read_bytes()
     except OSError:
         return None
 
@@ -83,9 +83,14 @@ def write_cached(kind: Kind, key: str, content: bytes) -> None:
     """Keep ``content``, all or nothing; a folder that takes no files is warned of once."""
     folder = cache_folder()
     try:
-        write_bytes_aside(_file(kind, key), content)
+        write_bytes_aside(cached_file(kind, key), content)
     except (OSError, KronexportError) as error:
         warn_unwritable(folder, error)
+
+
+def cached_file(kind: Kind, key: str) -> Path:
+    """Where a result is kept; neither it nor its folder need exist."""
+    return cache_folder() / kind / f"{key}{_SUFFIXES[kind]}"
 
 
 def store_path() -> Path:
@@ -120,10 +125,6 @@ def clean_cache() -> CacheUse:
         with suppress(OSError):  # not there, or it holds what is not ours
             folder.rmdir()
     return removed
-
-
-def _file(kind: Kind, key: str) -> Path:
-    return cache_folder() / kind / f"{key}{_SUFFIXES[kind]}"
 
 
 def _our_files() -> Iterator[Path]:

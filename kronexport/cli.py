@@ -58,6 +58,8 @@ def build(
     mean: Annotated[str | None, typer.Option(help="Of a folder of images: 0.485,0.456,0.406")] = None,
     std: Annotated[str | None, typer.Option(help="Of a folder of images: 0.229,0.224,0.225")] = None,
     evaluate: Annotated[str | None, typer.Option(help="mod:function, called with a predictor; one number.")] = None,
+    recover: options.Recover = None,
+    epochs: options.Epochs = None,
     target: options.Target = None,
     goal: options.Goal = None,
     plan: Annotated[
@@ -96,6 +98,8 @@ def build(
         "mean": _numbers(mean, "--mean"),
         "std": _numbers(std, "--std"),
         "evaluate": evaluate,
+        "recover": recover,
+        "epochs": epochs,
         "target": target,
         "goal": goal,
         "plan": plan,

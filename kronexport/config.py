@@ -15,10 +15,10 @@ from kronexport.machines.address import Address
 from kronexport.plan.plan_file import read_plan_file
 from kronexport.records import BatchRange, Precision, Ranges
 
-_FILES = ("weights", "calibration", "plan", "out")
+_FILES = ("weights", "calibration", "recover", "plan", "out")
 """Keys that hold a path: a relative one resolves from the file that it stands in."""
 
-_FUNCTIONS = ("model", "calibration", "evaluate")
+_FUNCTIONS = ("model", "calibration", "evaluate", "recover")
 """Keys that may hold ``path/file.py:function``, whose path resolves alike; so does that of a ``file.pt2``."""
 
 
@@ -85,6 +85,10 @@ class BuildConfig(BaseModel):
     mean: tuple[float, ...] | None = Field(None, description="of a folder of images, per channel, pixels in 0..1")
     std: tuple[float, ...] | None = Field(None, description="of a folder of images, per channel, pixels in 0..1")
     evaluate: str | None = Field(None, description="mod:function called with a predictor; returns one number")
+    recover: str | None = Field(
+        None, description="what to train on: as calibration, or mod:function, a loop of one's own"
+    )
+    epochs: int | None = Field(None, ge=1, description="of recover; default: 10")
     target: tuple[str, ...] = Field(("cpu",), min_length=1, description="targets or aliases")
     goal: tuple[str, ...] = Field((), description="NAME<=NUMBER[UNIT]")
     plan: Path | None = Field(None, description="plan.toml: structures, ranks and lowerings of its target")

@@ -12,6 +12,11 @@ Model = Annotated[
 ]
 Weights = Annotated[Path | None, typer.Option(help="State dict: .safetensors .pt .pth .th .npz")]
 Input = Annotated[str | None, typer.Option("--input", help="[NAME=]1x3x224x224")]
+Recover = Annotated[
+    str | None,
+    typer.Option(help="Train what was factorized: .npy, .npz or folder of images, or mod:function.", metavar="DATA"),
+]
+Epochs = Annotated[int | None, typer.Option(help="Passes over the images of --recover; default: 10")]
 Target = Annotated[list[str] | None, typer.Option(help="Target or alias; repeat for several.")]
 Goal = Annotated[list[str] | None, typer.Option(help=_GOAL_HELP)]
 Include = Annotated[list[str] | None, typer.Option(help="Factorize only layers that match: layer3.*")]

@@ -1,6 +1,7 @@
 """The line that a build runs along; the order of execution lives only here.
 
-    survey -> plan -> factorize -> export -> lower -> verify -> (int8, fp16: precision) -> compile -> measure -> ship
+    survey -> plan -> factorize -> (recover) -> export -> lower -> verify -> (int8, fp16: precision) -> compile
+           -> measure -> ship
 
 ``run`` surveys the model once and then walks each target down the rest of the line: ``build_target``. What a stage
 does is in ``stages.py`` and in the folder of its name.
@@ -36,6 +37,7 @@ from kronexport.plan.goals import missed_goals
 from kronexport.plan.plan_file import plan_toml
 from kronexport.plan.planner import Planner, form_chooser
 from kronexport.records import Plan, ProgressCallback, Report, TargetReport, silent
+from kronexport.recover.recovery import load_recovery
 from kronexport.request import (
     Request,
     board_of,
@@ -61,6 +63,7 @@ from kronexport.stages import (
     scan_stage,
     ship_stage,
 )
+from kronexport.survey.inputs import is_folder
 from kronexport.survey.model import load_model
 from kronexport.survey.project import Project, load_project
 
@@ -125,6 +128,7 @@ def build_targets(request: Request, progress: ProgressCallback) -> Outcome:
     check_output(config.out)
     project, fixed = survey_stage(config)
     check_batches(config, project)
+    recovery = load_recovery(config.recover, config.epochs, project.input, config.mean, config.std)
     planner = planner_of(request, project, fixed, progress)
     dense = export_onnx(project.module, project.input)
     reports: dict[str, TargetReport] = {}
@@ -138,6 +142,7 @@ def build_targets(request: Request, progress: ProgressCallback) -> Outcome:
                     fixed=fixed,
                     planner=planner,
                     factorized=models,
+                    recovery=recovery,
                     config=config,
                     profile=profile,
                     backend=BACKENDS[profile.backend],
@@ -206,13 +211,14 @@ def survey_stage(config: BuildConfig) -> tuple[Project, dict[str, KroneckerNetwo
     """
     loaded = load_model(config.model, config.weights)
     dense, fixed = without_factors(loaded.module)
+    is_for_recover = is_folder(config.recover) and not is_folder(config.calibration)
     project = load_project(
         replace(loaded, module=dense),
         fixed=fixed,
         input_text=config.input,
         calibration=config.calibration,
-        mean=config.mean,
-        std=config.std,
+        mean=None if is_for_recover else config.mean,
+        std=None if is_for_recover else config.std,
         evaluate=config.evaluate,
         include=config.include,
         exclude=config.exclude,

@@ -371,6 +371,26 @@ class LayerFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class Training:
+    """How the factorized network was trained before it was exported.
+
+    ``error_before`` and ``error_after`` are ||y - y_dense|| / ||y_dense|| over the golden batch. ``images``,
+    ``labels``, ``epochs`` (as many as were trained), ``recipe`` and the losses (on the first batches) are known of a
+    distillation alone: of the user's own loop they are None.
+    """
+
+    kind: Literal["distillation", "own loop"]
+    images: int | None = None
+    labels: bool | None = None
+    epochs: int | None = None
+    recipe: dict[str, Any] | None = None
+    loss_before: float | None = None
+    loss_after: float | None = None
+    error_before: float | None = None
+    error_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class TargetReport:
     """All that is reported for one target."""
 
@@ -388,6 +408,7 @@ class TargetReport:
     layers: tuple[LayerFigures, ...]
     notes: tuple[str, ...] = ()
     dynamic_batch: tuple[BatchFigures, ...] = ()
+    recover: Training | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,17 @@ from kronexport.plan.goals import judge
 from kronexport.plan.plan_file import plan_toml
 from kronexport.plan.planner import Planner
 from kronexport.precision.quantize import Scheme
-from kronexport.records import BatchFigures, Check, ModelFigures, Plan, ProgressCallback, Structure, TargetReport
+from kronexport.records import (
+    BatchFigures,
+    Check,
+    ModelFigures,
+    Plan,
+    ProgressCallback,
+    Structure,
+    TargetReport,
+    Training,
+)
+from kronexport.recover.recovery import Recovery, recovered
 from kronexport.ship.bundle import write_bundle
 from kronexport.ship.golden import Golden
 from kronexport.ship.manifest import build_manifest, requirement, session_options
@@ -52,6 +62,7 @@ from kronexport.ship.summary import layer_table, model_figures, target_report
 from kronexport.survey.project import Project
 from kronexport.verify.batches import verify_engine, verify_lowered
 from kronexport.verify.half import verify_half
+from kronexport.verify.outputs import compare, run_torch
 from kronexport.verify.quantized import verify_quantized
 from kronexport.verify.score import score_engine
 from kronexport.verify.stages import VerifiedModel, uncompiled, verify_compiled, verify_stages
@@ -66,8 +77,16 @@ RANGE_IMAGES = 128
 """Of calibration that the ranges of activations in int8 and FP16 are taken from."""
 
 
-FactorizedModels = dict[tuple[tuple[str, Structure | None], ...], nn.Module]
-"""By what each site becomes: targets with equal structures share one model."""
+@dataclass(frozen=True, slots=True)
+class FactorizedModel:
+    """A model with its factors, and how it was trained, if it was."""
+
+    module: nn.Module
+    training: Training | None = None
+
+
+FactorizedModels = dict[tuple[tuple[tuple[str, Structure | None], ...], float | None], FactorizedModel]
+"""By what each site becomes, and the score that training ends at: targets with equal structures share one model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +94,15 @@ class Job:
     """One target's walk down the line: what it works on, where, and for whom. ``work`` is a folder of its own.
 
     ``machine`` is where the target is measured, None: nowhere.
-    ``fixed`` holds the factors that the model came with. ``planner`` and ``factorized`` are shared by all targets: what
-    two plans have in common is computed once.
+    ``fixed`` holds the factors that the model came with, ``recovery`` what new ones are trained with. ``planner`` and
+    ``factorized`` are shared by all targets: what two plans have in common is computed once.
     """
 
     project: Project
     fixed: Mapping[str, KroneckerNetwork]
     planner: Planner
     factorized: FactorizedModels
+    recovery: Recovery | None
     config: BuildConfig
     profile: TargetProfile
     backend: Backend
@@ -105,6 +125,7 @@ class Network:
     compiled: Compiled
     checks: tuple[Check, ...]
     accuracy: float | None
+    training: Training | None = None
 
 
 def scan_stage(project: Project, fixed: Collection[str]) -> ErrorScan:
@@ -119,14 +140,15 @@ def compress_stage(job: Job, plan: Plan, dense: Network, outputs: Sequence[str])
     Raises:
         GoalError: no plan meets the goals.
     """
-    network = factorize_stage(job, plan, outputs)
+    network = factorize_stage(job, plan, outputs, dense.accuracy)
     allowed = job.planner.drop_alone(job.profile)
     if allowed is None or dense.accuracy is None or network.accuracy is None:
         return network
     built = [(dense.accuracy - network.accuracy, network)]
     while error := next_error([(planned_error(one.plan), drop) for drop, one in built], allowed):
         job.progress("accuracy", len(built), BUILDS)
-        network = factorize_stage(job, job.planner.plan(job.profile, job.progress, error), outputs)
+        plan = job.planner.plan(job.profile, job.progress, error)
+        network = factorize_stage(job, plan, outputs, dense.accuracy)
         if network.accuracy is None or network.plan in [one.plan for _, one in built]:
             break
         built.append((dense.accuracy - network.accuracy, network))
@@ -136,22 +158,52 @@ def compress_stage(job: Job, plan: Plan, dense: Network, outputs: Sequence[str])
     return min(built, key=lambda pair: pair[0])[1]
 
 
-def factorize_stage(job: Job, plan: Plan, outputs: Sequence[str]) -> Network:
-    """The planned factors, fitted to the calibration images where there are some, exported and made real.
+def factorize_stage(job: Job, plan: Plan, outputs: Sequence[str], dense_accuracy: float | None) -> Network:
+    """The planned factors, fitted to the calibration images where there are some, trained if asked, and made real.
 
-    Those that the model came with stay as they are.
+    Those that the model came with stay as they are; where there are no others, nothing is trained.
     """
     job.progress("factorize", 0, 1)
-    key = tuple((choice.site, choice.structure) for choice in plan.sites)
+    stop_at = sufficient_score(job, dense_accuracy)
+    key = tuple((choice.site, choice.structure) for choice in plan.sites), stop_at
     if key not in job.factorized:
         images, told = calibration(job.project), partial(job.progress, "factorize")
         free = {site: structure for site, structure in plan.structures.items() if site not in job.fixed}
         kept = {site: job.fixed[site] for site in plan.structures if site in job.fixed}
-        job.factorized[key] = factorized(job.project.module, free, images, told, kept)
+        fitted = FactorizedModel(factorized(job.project.module, free, images, told, kept))
+        job.factorized[key] = recover_stage(job, fitted, stop_at) if free else fitted
     model = job.factorized[key]
     job.progress("export", 0, 1)
-    exported = export_onnx(model, job.project.input, outputs)
-    return realize(job, plan, model, exported, "compressed")
+    exported = export_onnx(model.module, job.project.input, outputs)
+    return replace(realize(job, plan, model.module, exported, "compressed"), training=model.training)
+
+
+def sufficient_score(job: Job, dense_accuracy: float | None) -> float | None:
+    """What a network has to score for the goals on accuracy; None where there are none, or nothing to score it by."""
+    drops = [goal.number for goal in job.planner.goals_of(job.profile) if goal.name == "accuracy_drop"]
+    return dense_accuracy - min(drops) if drops and dense_accuracy is not None else None
+
+
+def recover_stage(job: Job, fitted: FactorizedModel, stop_at: float | None) -> FactorizedModel:
+    """The model trained as ``--recover`` says, until it scores ``stop_at``; without that option as it is.
+
+    Raises:
+        UserInputError: as ``distil`` and ``trained_by``.
+    """
+    if job.recovery is None:
+        return fitted
+    job.progress("recover", 0, 1)
+    project, dense = job.project, job.project.module
+    model, training = recovered(
+        job.recovery, fitted.module, dense, progress=job.progress, evaluate=project.evaluate, stop_at=stop_at
+    )
+    batch = project.input.shape[0]
+    wanted = run_torch(dense, project.golden, batch)
+    before, after = (
+        compare("factorized", "dense", run_torch(one, project.golden, batch), wanted, None).rel_l2
+        for one in (fitted.module, model)
+    )
+    return FactorizedModel(model, replace(training, error_before=before, error_after=after))
 
 
 def realize(job: Job, plan: Plan, model: nn.Module, exported: ir.Model, name: str) -> Network:
@@ -382,6 +434,7 @@ def report_stage(
             *fitting_notes(job, compressed),
         ),
         dynamic_batch=sizes,
+        recover=compressed.training,
     )
 
 
@@ -457,9 +510,21 @@ def fitting_notes(job: Job, network: Network) -> tuple[str, ...]:
     if wide:
         notes = (f"{wide} layers of more than {COLUMN_LIMIT} columns keep the factors of their weight", *notes)
     if structures:
-        notes = (f"factors are fitted to {fitted}", *notes)
+        notes = (f"factors are fitted to {fitted}", *training_notes(network.training), *notes)
     kept = len(network.plan.structures) - len(structures)
     return (f"{kept} layers keep the factors that the model came with", *notes) if kept else notes
+
+
+def training_notes(training: Training | None) -> tuple[str, ...]:
+    """How the network was trained and what that changed; nothing where it was not."""
+    if training is None:
+        return ()
+    gain = f"relative L2 of its outputs to dense {training.error_before:.3f} before, {training.error_after:.3f} after"
+    if training.kind == "own loop":
+        return (f"the network was then trained by a loop of the user's: {gain}",)
+    labels = "with labels" if training.labels else "without labels"
+    data = f"{training.epochs} epochs on {training.images} images {labels}"
+    return (f"the network was then taught by the dense one, {data}: {gain}",)
 
 
 def range_feeds(project: Project) -> list[dict[str, NDArray[np.float32]]]:
@@ -492,6 +557,8 @@ def rebuild_command(job: Job) -> str:
         "mean": ",".join(map(str, config.mean or ())),
         "std": ",".join(map(str, config.std or ())),
         "evaluate": _without_folder(config.evaluate or ""),
+        "recover": _without_folder(config.recover or ""),
+        "epochs": str(config.epochs or ""),
         "plan": config.plan.name if config.plan and job.planner.is_given(job.profile) else "",
         "precision": config.precision,
         "int8-ranges": config.int8_ranges if config.precision == "int8" else "",

@@ -22,6 +22,7 @@ from kronexport.records import (
     Skipped,
     Survey,
     TargetReport,
+    Training,
 )
 
 NOT_TIMED = "the layer was not timed for the plan, dense and in the form that it has now"
@@ -96,6 +97,7 @@ def target_report(
     pareto: tuple[ParetoPoint, ...],
     notes: Sequence[str],
     dynamic_batch: Sequence[BatchFigures] = (),
+    recover: Training | None = None,
 ) -> TargetReport:
     """The target's report.
 
@@ -131,6 +133,7 @@ def target_report(
         layers=layers,
         notes=tuple(notes),
         dynamic_batch=tuple(dynamic_batch),
+        recover=recover,
     )
 
 

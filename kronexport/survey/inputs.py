@@ -23,7 +23,7 @@ CALIBRATION_LIMIT = 1024
 """Most samples taken from a folder or a function: statistics settle earlier, and a data loader may never end."""
 _INPUT = re.compile(r"(?:(?P<name>[^=]+)=)?(?P<sizes>-?\d+(?:x-?\d+)*)")
 _IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-_ARRAY_KEY = "images"
+_ARRAY_KEY, _LABELS_KEY = "images", "labels"
 _MODES = {1: "L", 3: "RGB"}  # Pillow's name for that many channels
 _RANK = 4
 
@@ -50,10 +50,28 @@ def checked_shape(sizes: Sequence[int], given: str) -> tuple[int, ...]:
     return tuple(sizes)
 
 
+def is_folder(spec: str | None) -> bool:
+    """Whether ``spec`` names a folder of images, to which mean and std apply."""
+    return spec is not None and Path(spec).expanduser().is_dir()
+
+
 def load_calibration(
     spec: str, input_spec: InputSpec, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
 ) -> Images:
-    """Calibration samples, float32 [samples, C, H, W] as the model wants them.
+    """What ``--calibration`` names: see ``load_images``."""
+    return load_images(spec, input_spec, mean, std, option="--calibration", limit=CALIBRATION_LIMIT)
+
+
+def load_images(
+    spec: str,
+    input_spec: InputSpec,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    *,
+    option: str,
+    limit: int,
+) -> Images:
+    """Samples without labels, float32 [samples, C, H, W] as the model wants them.
 
     Args:
         spec: A .npy or .npz file of preprocessed floats (key ``images``, or the only array); a folder of images, with
@@ -62,18 +80,21 @@ def load_calibration(
         input_spec: What the model takes: C, H and W must agree.
         mean: For images, per channel after division by 255; zeros if None.
         std: For images, per channel; ones if None.
+        option: What the spec was given for; it opens every message.
+        limit: Most samples taken from a folder or a function.
 
     Images are read as RGB (as grey for one channel) and resized to H x W by bilinear interpolation, not cropped. From
-    more than ``CALIBRATION_LIMIT`` images every n-th is taken, in order of their paths; of batches, the first ones.
+    more than ``limit`` images every n-th is taken, in order of their paths; of batches, the first ones.
 
     Raises:
         UserInputError: nothing there, unreadable, NaN or infinity, another type, size or number of channels; ``mean``
             or ``std`` for what is preprocessed already.
     """
-    place = f"--calibration {spec}"
+    place = f"{option} {spec}"
     path = Path(spec).expanduser()
     if path.is_dir():
-        return _images(path, input_spec, _per_channel(mean, 0.0, input_spec), _per_channel(std, 1.0, input_spec))
+        normal = _per_channel(mean, 0.0, input_spec), _per_channel(std, 1.0, input_spec)
+        return _images(path, input_spec, *normal, place=place, limit=limit)
     if mean is not None or std is not None:
         raise UserInputError(
             f"{place}: --mean and --std are for a folder of images; leave them out: this is used as it is"
@@ -81,9 +102,29 @@ def load_calibration(
     if path.suffix in {".npy", ".npz"}:
         return _checked(_array(path, place), input_spec, place)
     if ":" in spec:
-        return gathered(call_user(load_callable(spec, "--calibration"), doing=place), input_spec, place)
+        return gathered(call_user(load_callable(spec, option), doing=place), input_spec, place, limit)
     state = "is neither .npy nor .npz" if path.exists() else "does not exist"
     raise UserInputError(f"{place}: {state}; expected a .npy or .npz file, a folder of images, or mod:function")
+
+
+def load_labels(spec: str, count: int, option: str) -> NDArray[np.int64] | None:
+    """The array ``labels`` of a .npz file, int64 [``count``]; None where there is none.
+
+    Raises:
+        UserInputError: they are no whole numbers, below 0, or not one for each sample.
+    """
+    path = Path(spec).expanduser()
+    if path.suffix != ".npz" or not path.is_file():
+        return None
+    place = f"{option} {spec}: {_LABELS_KEY}"
+    labels = _arrays(path, place).get(_LABELS_KEY)
+    if labels is None:
+        return None
+    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
+        raise UserInputError(
+            f"{place}: {labels.dtype} {list(labels.shape)}, expected a class of at least 0 for each of {count} images"
+        )
+    return labels.astype(np.int64)
 
 
 def load_evaluator(spec: str) -> Callable[[Predictor], float]:
@@ -108,14 +149,18 @@ def load_evaluator(spec: str) -> Callable[[Predictor], float]:
     return evaluate
 
 
-def _array(path: Path, place: str) -> NDArray[Any]:
+def _arrays(path: Path, place: str) -> dict[str, NDArray[Any]]:
     try:
         # numpy leaves the file open when it fails, so it is given an open one.
         with path.open("rb") as stream:
             content = np.load(stream, allow_pickle=False)
-            arrays = {_ARRAY_KEY: content} if isinstance(content, np.ndarray) else dict(content)
+            return {_ARRAY_KEY: content} if isinstance(content, np.ndarray) else dict(content)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserInputError(f"{place}: cannot be read ({error}); save it with numpy.save or numpy.savez") from error
+
+
+def _array(path: Path, place: str) -> NDArray[Any]:
+    arrays = _arrays(path, place)
     key = next(iter(arrays)) if len(arrays) == 1 else _ARRAY_KEY
     if key not in arrays:
         raise UserInputError(
@@ -144,15 +189,14 @@ def _checked(samples: NDArray[Any], input_spec: InputSpec, place: str) -> Images
     return samples
 
 
-def _images(folder: Path, input_spec: InputSpec, mean: Images, std: Images) -> Images:
-    place = f"--calibration {folder}"
+def _images(folder: Path, input_spec: InputSpec, mean: Images, std: Images, *, place: str, limit: int) -> Images:
     channels = input_spec.shape[1]
     if channels not in _MODES:
         raise UserInputError(f"{place}: images have 1 or 3 channels, the input has {channels}; give a .npy file")
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _IMAGE_SUFFIXES and path.is_file())
     if not paths:
         raise UserInputError(f"{place}: holds no image ({', '.join(sorted(_IMAGE_SUFFIXES))}); give a folder of images")
-    every = math.ceil(len(paths) / CALIBRATION_LIMIT)
+    every = math.ceil(len(paths) / limit)
     return np.stack([(_image(path, input_spec) - mean) / std for path in paths[::every]])
 
 
@@ -180,14 +224,15 @@ def _per_channel(values: Sequence[float] | None, default: float, input_spec: Inp
     return np.array(given, np.float32).reshape(channels, 1, 1)
 
 
-def gathered(source: object, input_spec: InputSpec, place: str) -> Images:
-    """The first ``CALIBRATION_LIMIT`` samples of ``source``, float32 [samples, C, H, W].
+def gathered(source: object, input_spec: InputSpec, place: str, limit: int = CALIBRATION_LIMIT) -> Images:
+    """The first ``limit`` samples of ``source``, float32 [samples, C, H, W].
 
     Args:
         source: one array or tensor, or batches: an iterable of arrays, of tensors, or of tuples that begin with one,
             as a DataLoader yields them.
         input_spec: What the model takes: C, H and W must agree.
         place: opens every message.
+        limit: most samples taken.
 
     Raises:
         UserInputError: nothing there, NaN or infinity, another type, size or number of channels.
@@ -199,11 +244,11 @@ def gathered(source: object, input_spec: InputSpec, place: str) -> Images:
     batches: list[Images] = []
     for index, batch in enumerate(_user_iteration(source, place)):
         batches.append(_checked(_batch_array(batch, f"{place}: batch {index}"), input_spec, f"{place}: batch {index}"))
-        if sum(map(len, batches)) >= CALIBRATION_LIMIT:
+        if sum(map(len, batches)) >= limit:
             break
     if not batches:
         raise UserInputError(f"{place}: holds nothing; expected at least one batch")
-    return np.concatenate(batches)[:CALIBRATION_LIMIT]
+    return np.concatenate(batches)[:limit]
 
 
 def _user_iteration(batches: Iterable[Any], place: str) -> Iterator[Any]:

@@ -1,0 +1,164 @@
+"""``--recover`` and ``--epochs`` of a build: what the factorized network is trained on before it is exported."""
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from kronexport.cache import cached_file, content_key, warn_unwritable
+from kronexport.errors import UserInputError
+from kronexport.records import InputSpec, ProgressCallback, Training
+from kronexport.recover.checkpoint import FORMAT, CheckpointError, network_hash
+from kronexport.recover.distil import Distilled, Evaluator, distil
+from kronexport.recover.own_loop import Loop, is_loop, trained_by
+from kronexport.recover.recipe import Recipe
+from kronexport.survey.imports import load_callable
+from kronexport.survey.inputs import is_folder, load_images, load_labels
+
+log = logging.getLogger("kronexport")
+
+OPTION = "--recover"
+LABELS_WEIGHT = 0.1
+"""Of cross-entropy, where there are labels."""
+VALUES_LIMIT = 2**29
+"""Most values of all images together, 2 GiB."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recovery:
+    """What to train with: either a loop of the user's, or images with a recipe; ``source`` is as it was given."""
+
+    source: str
+    loop: Loop | None
+    images: NDArray[np.float32] | None
+    labels: NDArray[Any] | None
+    recipe: Recipe | None
+
+
+def load_recovery(
+    source: str | None,
+    epochs: int | None,
+    spec: InputSpec,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Recovery | None:
+    """What ``--recover`` names; None where it is not given.
+
+    Raises:
+        UserInputError: it cannot be read, or there are epochs and nothing to train on.
+    """
+    if source is None:
+        if epochs is not None:
+            raise UserInputError(f"--epochs {epochs}: there is nothing to train on; give {OPTION} images/")
+        return None
+    doing = f"{OPTION} {source}"
+    if _names_function(source):
+        function = load_callable(source, OPTION)
+        if is_loop(function, doing):
+            if epochs is not None:
+                raise UserInputError(f"--epochs {epochs}: {doing} is a training loop of its own; leave --epochs out")
+            return Recovery(source, function, None, None, None)
+    limit = max(1, VALUES_LIMIT // int(np.prod(spec.shape[1:])))
+    normal = (mean, std) if is_folder(source) else (None, None)
+    images = load_images(source, spec, *normal, option=OPTION, limit=limit)
+    labels = load_labels(source, len(images), OPTION)
+    recipe = Recipe(cross_entropy=0.0 if labels is None else LABELS_WEIGHT)
+    return Recovery(source, None, images, labels, recipe if epochs is None else replace(recipe, epochs=epochs))
+
+
+def recovered(
+    recovery: Recovery,
+    student: nn.Module,
+    teacher: nn.Module,
+    *,
+    progress: ProgressCallback,
+    evaluate: Evaluator | None = None,
+    stop_at: float | None = None,
+) -> tuple[nn.Module, Training]:
+    """The student, trained, and what the report tells of it, but for its error, which is measured later.
+
+    A distillation that was interrupted goes on where it was: its checkpoint is in the cache, by all that it depends on.
+
+    Args:
+        recovery: what to train with.
+        student: the factorized network; it is not changed.
+        teacher: the dense one.
+        progress: told ("recover", steps done, steps in all).
+        evaluate: scores the network after each epoch of a distillation, which ends at ``stop_at``.
+        stop_at: in the evaluator's units; None: all epochs are trained.
+
+    Raises:
+        UserInputError: as ``distil`` and ``trained_by``.
+    """
+    if recovery.loop is not None:
+        trained = trained_by(recovery.loop, student, teacher, f"{OPTION} {recovery.source}")
+        return trained, Training("own loop")
+    assert recovery.images is not None  # noqa: S101  # for the type checker: there is a loop or there are images
+    assert recovery.recipe is not None  # noqa: S101
+    recipe = replace(recovery.recipe, stop_at=stop_at)
+    score = evaluate if stop_at is not None else None
+    done = _distilled(recovery, student, teacher, recipe, evaluate=score, progress=progress)
+    told = Training(
+        kind="distillation",
+        images=len(recovery.images),
+        labels=recovery.labels is not None,
+        epochs=len(done.epochs),
+        recipe=recipe.to_json(),
+        loss_before=done.before.loss,
+        loss_after=done.after.loss,
+    )
+    return done.model, told
+
+
+def _distilled(
+    recovery: Recovery,
+    student: nn.Module,
+    teacher: nn.Module,
+    recipe: Recipe,
+    **options: Any,
+) -> Distilled:
+    """``distil`` with a checkpoint in the cache; one that is damaged is removed."""
+    assert recovery.images is not None  # noqa: S101  # for the type checker, as above
+    images = recovery.images
+    options["labels"] = recovery.labels
+    checkpoint = _checkpoint(_key(recovery, student, teacher, recipe))
+    try:
+        return distil(student, teacher, images, recipe, checkpoint=checkpoint, **options)
+    except CheckpointError as error:
+        log.warning("%s; it is trained again", error)
+        if checkpoint is not None:
+            checkpoint.unlink()
+        return distil(student, teacher, images, recipe, checkpoint=checkpoint, **options)
+
+
+def _names_function(source: str) -> bool:
+    path = Path(source).expanduser()
+    return ":" in source and not path.exists() and path.suffix not in {".npy", ".npz"}
+
+
+def _key(recovery: Recovery, student: nn.Module, teacher: nn.Module, recipe: Recipe) -> str:
+    arrays = [part for part in (recovery.images, recovery.labels) if part is not None]
+    made_by = f"{FORMAT}, torch {torch.__version__}, GPU: {torch.cuda.is_available()}"
+    parts = [network_hash(student), network_hash(teacher), str(recipe), made_by]
+    return content_key(*map(str.encode, parts), *(np.ascontiguousarray(array).tobytes() for array in arrays))
+
+
+def _checkpoint(key: str) -> Path | None:
+    """Where it is kept, None where nothing can be."""
+    path = cached_file("recover", key)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        warn_unwritable(path.parent, error)
+        return None
+    if not os.access(path.parent, os.W_OK):
+        warn_unwritable(path.parent, PermissionError(f"{path.parent} takes no files"))
+        return None
+    return path
