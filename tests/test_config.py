@@ -24,6 +24,7 @@ model = "models/net.py:net"
 weights = "../weights.pt"
 calibration = "images"
 evaluate = "score.py:accuracy"
+recover = "train.py:loop"
 target = ["cpu", "jetson"]
 goal = ["macs<=0.5"]
 allow-unmeasured = true
@@ -43,6 +44,7 @@ def test_relative_paths_resolve_from_the_file(toml: Path) -> None:
     assert config.weights == toml.parent / "../weights.pt"
     assert config.calibration == str(toml.parent / "images")
     assert config.evaluate == f"{toml.parent}/score.py:accuracy"
+    assert config.recover == f"{toml.parent}/train.py:loop"
     assert config.out == toml.parent / "dist"
 
 
@@ -53,6 +55,7 @@ def test_relative_paths_resolve_from_the_file(toml: Path) -> None:
         ("model", "pkg.mod:factory"),
         ("calibration", "pkg.mod:images"),
         ("evaluate", "pkg.mod:accuracy"),
+        ("recover", "pkg.mod:loop"),
         ("weights", "/absolute/weights.pt"),
     ],
 )

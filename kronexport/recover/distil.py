@@ -98,22 +98,13 @@ def distil(
     teacher = copy.deepcopy(checked_module(teacher, "distil: the teacher is")).to(place).eval()
     start = copy.deepcopy(checked_module(student, "distil: the student is")).to(place).eval()
     trainer = Trainer(copy.deepcopy(start), teacher, recipe, len(source), place)
+    clock = _Clock(progress, recipe.epochs, len(source), told)
     with torch.backends.cudnn.flags(enabled=True, deterministic=True):
         first = _first_batches(source, recipe, place)
         before = _fit(trainer, start, first)
         file = None if checkpoint is None else Path(checkpoint)
         run = {} if file is None else identity(start, teacher, recipe, first[0], len(source))
-        saved = Saved((), {}, {}) if file is None else read_checkpoint(file, run, place) or Saved((), {}, {})
-        if saved.figures:
-            trainer.load_state(saved.state)
-        clock = _Clock(progress, recipe.epochs, len(source), told)
-        for figures in saved.figures:
-            clock.tell(figures)
-        while not _is_done(saved, recipe):
-            saved = _next_epoch(trainer, source, saved, evaluate, clock)
-            if file is not None:
-                write_checkpoint(file, run, saved)
-            clock.tell(saved.figures[-1])
+        saved = _trained(trainer, source, file, run, evaluate=evaluate, clock=clock)
         start.load_state_dict(saved.kept)
         after = _fit(trainer, start, first)
     return Distilled(start.cpu(), saved.figures, _kept_epoch(saved.figures, recipe), before, after)
@@ -134,6 +125,30 @@ class _Clock:
     def tell(self, figures: EpochFigures) -> None:
         if self.told is not None:
             self.told(figures)
+
+
+def _trained(
+    trainer: Trainer,
+    source: Source,
+    file: Path | None,
+    run: dict[str, str],
+    *,
+    evaluate: Evaluator | None,
+    clock: _Clock,
+) -> Saved:
+    """The run at its end; ``file`` holds it after every epoch, and is gone on from where it is of the same ``run``."""
+    begun = None if file is None else read_checkpoint(file, run, trainer.device)
+    saved = begun or Saved((), {}, {})
+    if begun is not None:
+        trainer.load_state(begun.state)
+    for figures in saved.figures:
+        clock.tell(figures)
+    while not _is_done(saved, trainer.recipe):
+        saved = _next_epoch(trainer, source, saved, evaluate, clock)
+        if file is not None:
+            write_checkpoint(file, run, saved)
+        clock.tell(saved.figures[-1])
+    return saved
 
 
 def _next_epoch(trainer: Trainer, source: Source, saved: Saved, evaluate: Evaluator | None, clock: _Clock) -> Saved:

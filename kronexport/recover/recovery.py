@@ -105,16 +105,19 @@ def recovered(
     recipe = replace(recovery.recipe, stop_at=stop_at)
     score = evaluate if stop_at is not None else None
     done = _distilled(recovery, student, teacher, recipe, evaluate=score, progress=progress)
-    told = Training(
+    return done.model, _told(done, recipe, len(recovery.images), is_labelled=recovery.labels is not None)
+
+
+def _told(done: Distilled, recipe: Recipe, images: int, *, is_labelled: bool) -> Training:
+    return Training(
         kind="distillation",
-        images=len(recovery.images),
-        labels=recovery.labels is not None,
+        images=images,
+        labels=is_labelled,
         epochs=len(done.epochs),
         recipe=recipe.to_json(),
         loss_before=done.before.loss,
         loss_after=done.after.loss,
     )
-    return done.model, told
 
 
 def _distilled(
