@@ -30,8 +30,10 @@ _SUFFIXES: dict[Kind, str] = {"scan": ".npz", "candidates": ".json", "recover": 
 
 _DIGEST_BYTES = 20
 _STORE_FOLDER, _STORE_FILE = "measure", "times.sqlite"
+_ENGINE_FOLDER = "tensorrt"
 _OURS = {
     _STORE_FOLDER: re.compile(rf"{re.escape(_STORE_FILE)}(\.lock|\.aside-[0-9a-f]+)?(-wal|-shm|-journal)?"),
+    _ENGINE_FOLDER: re.compile(rf"({re.escape(TEMP_PREFIX)})?timing-[\d.]+\.cache"),
 } | {
     kind: re.compile(rf"({re.escape(TEMP_PREFIX)}[0-9a-f]+-)?[0-9a-f]{{{2 * _DIGEST_BYTES}}}{re.escape(suffix)}")
     for kind, suffix in _SUFFIXES.items()
@@ -96,6 +98,11 @@ def cached_file(kind: Kind, key: str) -> Path:
 def store_path() -> Path:
     """Where the times of forms are kept; it need not exist."""
     return cache_folder() / _STORE_FOLDER / _STORE_FILE
+
+
+def engine_cache() -> Path:
+    """The folder of what TensorRT's builder learnt of this machine's kernels, by release; it need not exist."""
+    return cache_folder() / _ENGINE_FOLDER
 
 
 def warn_unwritable(folder: Path, error: Exception) -> None:

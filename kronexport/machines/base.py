@@ -1,6 +1,11 @@
 """What a machine is: it runs one job of ``agent.py`` in a fresh process, and tells what it is."""
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+from kronexport.machines.place import Place
+
+T = TypeVar("T")
 
 
 class Machine(Protocol):
@@ -31,5 +36,20 @@ class Machine(Protocol):
         Raises:
             MissingRuntimeError: It does not have the runtime.
             UserInputError: There is no such runtime.
+        """
+        ...
+
+
+class Host(Machine, Protocol):
+    """A machine whose own programs can be run, too."""
+
+    def in_folder(self, work: Callable[[Place], T]) -> T:
+        """What ``work`` comes to in a folder of the machine, which is removed in the end.
+
+        Where the connection to the machine breaks off it is called again, with a folder in which nothing is left of the
+        attempt before: it has to bring all that it needs.
+
+        Raises:
+            KronexportError: whatever ``work`` raises, or the machine was lost.
         """
         ...

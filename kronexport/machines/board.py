@@ -3,14 +3,18 @@
 import logging
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 from kronexport.errors import BoardError
 from kronexport.machines.address import Address
+from kronexport.machines.board_folder import BoardFolder
 from kronexport.machines.connection import Connection, LostError
+from kronexport.machines.place import Place
 from kronexport.machines.session import LEASE, Options, Session
+
+T = TypeVar("T")
 
 log = logging.getLogger("kronexport")
 
@@ -21,7 +25,7 @@ _PROBE_SECONDS: Final = 120.0
 
 
 class Board:
-    """See ``Machine``; a context manager that has the board from the first job to its end.
+    """See ``Host``; a context manager that has the board from the first job to its end.
 
     Args:
         address: where it is.
@@ -46,19 +50,10 @@ class Board:
         return self.address.place
 
     def run_agent(self, job: dict[str, Any], *, timeout_seconds: float) -> dict[str, Any]:
-        for pause in (*self._patience, None):
-            try:
-                return self._session().run(job, timeout_seconds)
-            except LostError as error:
-                self._drop()
-                if pause is None or not self._was_there:
-                    raise
-                log.warning("%s; trying again in %.0f s", error, pause)
-                time.sleep(pause)
-            except KeyboardInterrupt:
-                self._drop()  # which kills the agent there
-                raise
-        raise AssertionError("the last attempt returns or raises")
+        return self._attempted(lambda session: session.run(job, timeout_seconds))
+
+    def in_folder(self, work: Callable[[Place], T]) -> T:
+        return self._attempted(lambda session: work(BoardFolder(session)))
 
     def environment(self, runtime: str) -> dict[str, Any]:
         if runtime not in self._environments:
@@ -84,6 +79,22 @@ class Board:
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _attempted(self, step: Callable[[Session], T]) -> T:
+        """What ``step`` comes to; from its beginning in another session where the connection breaks off."""
+        for pause in (*self._patience, None):
+            try:
+                return step(self._session())
+            except LostError as error:
+                self._drop()
+                if pause is None or not self._was_there:
+                    raise
+                log.warning("%s; trying again in %.0f s", error, pause)
+                time.sleep(pause)
+            except KeyboardInterrupt:
+                self._drop()  # which kills what runs there
+                raise
+        raise AssertionError("the last attempt returns or raises")
 
     def _session(self) -> Session:
         if self._open is None:

@@ -4,19 +4,24 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from kronexport import agent
+from kronexport.cache import engine_cache
 from kronexport.errors import error_of
-from kronexport.machines.base import Machine
+from kronexport.machines.base import Host
 from kronexport.machines.outcome import agent_error, out_of_time
+from kronexport.machines.place import LocalFolder, Place
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Here:
-    """See ``Machine``."""
+    """See ``Host``."""
 
     place: str = "here"
 
@@ -36,8 +41,12 @@ class Here:
         except agent.AgentError as error:
             raise error_of(error.exit_code)(str(error)) from error
 
+    def in_folder(self, work: Callable[[Place], T]) -> T:
+        with tempfile.TemporaryDirectory(prefix="kronexport-place-") as name:
+            return work(LocalFolder(Path(name), str(engine_cache())))
 
-HERE: Final[Machine] = Here()
+
+HERE: Final[Host] = Here()
 
 
 def _run(

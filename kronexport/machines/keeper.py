@@ -5,10 +5,15 @@ board before the lease is taken. Requests are lines of JSON on stdin. Each but `
 stdout that begins with MARK, which tells it from what a login script prints:
 
     {"do": "lease", "path", "token", "owner", "silence"}  ->  {"folder"}, or {"held": who has it}
-    {"do": "run", "command": [...], "seconds"}            ->  {"code", "stderr"}; code null: it took too long
+    {"do": "run", "command": [...], "seconds", "folder", "stdout"}
+                                                          ->  {"code", "output"}; code null: it took too long
     {"do": "keep", "names": [...]}                        ->  {"free"}: bytes, once all else in the folder is gone
+    {"do": "free"}                                        ->  {"free"}: bytes
     {"do": "beat"}                                            the client is there
     {"do": "end"}                                         ->  {"ended"}
+
+A command runs in ``folder``, which is in the work folder. Its output is what it prints on stderr, and on stdout too
+where ``stdout`` is true; the end of it, if there is much.
 
 The lease is a lock on one file that everybody on the board may open. The system frees it when this process ends,
 however it ends. When stdin ends, or the client is silent for too long, the running agent is killed, the work folder
@@ -32,7 +37,7 @@ import time
 from typing import Any, Dict, List, Optional, Tuple
 
 MARK = "kronexport-keeper "
-STDERR_BYTES = 64 * 1024
+OUTPUT_BYTES = 64 * 1024
 EVICTION_SECONDS = 10.0
 _STDIN = 0
 _PR_SET_PDEATHSIG = 1
@@ -82,12 +87,12 @@ class Client:
             if _STDIN in ready:
                 self._read()
             elif ready and output is not None:
-                return os.read(output, STDERR_BYTES), {}
+                return os.read(output, OUTPUT_BYTES), {}
         line, self._rest = self._rest.split(b"\n", 1)
         return b"", dict(json.loads(line.decode("utf-8")))
 
     def _read(self) -> None:
-        data = os.read(_STDIN, STDERR_BYTES)
+        data = os.read(_STDIN, OUTPUT_BYTES)
         if not data:
             raise GoneError
         self._heard = time.monotonic()
@@ -186,36 +191,37 @@ def keep_only(folder: str, names: List[str]) -> None:
             os.unlink(path)
 
 
-def run(client: Client, folder: str, command: List[str], seconds: float) -> Json:
-    """How ``command`` ended in ``folder``: its exit code, below 0 for a signal, and the end of its stderr.
+def run(client: Client, folder: str, request: Json) -> Json:
+    """How the command of a request ended: its exit code, below 0 for a signal, and the end of its output.
 
     Raises:
         GoneError: the client left, or wants something else; the command is killed.
     """
+    os.makedirs(folder, exist_ok=True)
     child = subprocess.Popen(
-        command,
+        request["command"],
         cwd=folder,
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE if request["stdout"] else subprocess.DEVNULL,
+        stderr=subprocess.STDOUT if request["stdout"] else subprocess.PIPE,
         start_new_session=True,
         preexec_fn=_die_with_parent,  # noqa: PLW1509  there is one thread
     )
-    pipe: Any = child.stderr
-    stderr = b""
-    until = time.monotonic() + seconds
+    pipe: Any = child.stdout if request["stdout"] else child.stderr
+    output = b""
+    until = time.monotonic() + request["seconds"]
     try:
         while True:
-            output, request = client.either(pipe.fileno(), until)
-            if request.get("do") == "beat":
+            printed, other = client.either(pipe.fileno(), until)
+            if other.get("do") == "beat":
                 continue
-            if request:
+            if other:
                 raise GoneError
-            if not output:
-                return {"code": child.wait(), "stderr": stderr.decode("utf-8", "replace")}
-            stderr = (stderr + output)[-STDERR_BYTES:]
+            if not printed:
+                return {"code": child.wait(), "output": output.decode("utf-8", "replace")}
+            output = (output + printed)[-OUTPUT_BYTES:]
     except TimeoutError:
-        return {"code": None, "stderr": ""}
+        return {"code": None, "output": ""}
     finally:
         with contextlib.suppress(OSError):
             os.killpg(child.pid, signal.SIGKILL)
@@ -242,8 +248,9 @@ class Keeper:
         if self.folder is None:
             return {"error": "no lease was taken"}
         if request["do"] == "run":
-            return run(self.client, self.folder, request["command"], request["seconds"])
-        keep_only(self.folder, request["names"])
+            return run(self.client, os.path.join(self.folder, request["folder"]), request)
+        if request["do"] == "keep":
+            keep_only(self.folder, request["names"])
         return {"free": shutil.disk_usage(self.folder).free}
 
     def _lease(self, request: Json) -> Json:

@@ -7,7 +7,7 @@ import re
 import shlex
 import socket
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +26,9 @@ BEAT_SECONDS: Final = 10.0
 """The client says this often that it is there."""
 SILENCE_SECONDS: Final = 60.0
 """So long after the last word of a client its lease is freed, if its connection has not been closed before."""
+
+PLACE: Final = "place"
+"""The folder in the work folder where commands run that are no agents; agents' jobs leave it as it is."""
 
 _ANSWER_SECONDS: Final = 60.0
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
@@ -56,6 +59,8 @@ class Options:
 class Session:
     """The lease of a board; end it.
 
+    ``folder`` is the work folder there, ``placed`` has the paths of the files that are whole in its ``PLACE``.
+
     Args:
         connection: to the board.
         options: how to use it.
@@ -67,40 +72,64 @@ class Session:
     """
 
     def __init__(self, connection: Connection, options: Options) -> None:
-        self._connection = connection
+        self.connection = connection
         self._options = options
         self._process, self._python = _keeper(connection, options.python)
-        self._folder = self._leased()
+        self.folder = self._leased()
         self._process.repeat(_line({"do": "beat"}), BEAT_SECONDS)
-        self._agent = f"{self._folder}/agent.py"
+        self._agent = f"{self.folder}/agent.py"
         self._there: set[str] = set()
+        self.placed: set[str] = set()
 
     def run(self, job: dict[str, Any], timeout_seconds: float) -> dict[str, Any]:
         """As ``Machine.run_agent``; a ``LostError`` where the connection broke off, or the keeper there was killed."""
-        at = str(self._connection.address)
+        at = str(self.connection.address)
         with tempfile.TemporaryDirectory(prefix="kronexport-board-") as name:
             there = self._uploaded(job, Path(name))
-            command = [self._python, self._agent, f"{self._folder}/job.json", f"{self._folder}/result.json"]
-            ended = self._asked(
-                {"do": "run", "command": command, "seconds": timeout_seconds}, timeout_seconds + _ANSWER_SECONDS
-            )
+            command = [self._python, self._agent, f"{self.folder}/job.json", f"{self.folder}/result.json"]
+            ended = self.command(command, timeout_seconds, folder=".", stdout=False)
             if ended["code"] is None:
                 raise out_of_time(job, timeout_seconds, at)
             if ended["code"] != 0:
-                raise agent_error(job, ended["code"], ended["stderr"], at)
+                raise agent_error(job, ended["code"], ended["output"], at)
             result_path = Path(name, "result.json")
-            self._connection.get(f"{self._folder}/result.json", result_path)
+            self.connection.get(f"{self.folder}/result.json", result_path)
             result: dict[str, Any] = json.loads(result_path.read_text(encoding="utf-8"))
         if "outputs_npz" in job:
-            self._connection.get(there["outputs_npz"], Path(job["outputs_npz"]))
+            self.connection.get(there["outputs_npz"], Path(job["outputs_npz"]))
             result["outputs_npz"] = job["outputs_npz"]
         return result
+
+    def command(self, command: Sequence[str], seconds: float, *, folder: str, stdout: bool) -> dict[str, Any]:
+        """How a command ended there: ``code``, None where it was killed after ``seconds``, and ``output``.
+
+        Args:
+            command: its words.
+            seconds: the longest that it may take.
+            folder: where it runs, in the work folder.
+            stdout: what it prints there belongs to the output, as what it prints on stderr does.
+
+        Raises:
+            BoardError: it cannot be run; a ``LostError`` where the connection broke off.
+        """
+        request = {"do": "run", "command": list(command), "seconds": seconds, "folder": folder, "stdout": stdout}
+        return self._asked(request, seconds + _ANSWER_SECONDS)
+
+    def send(self, source: Path, path: str) -> None:
+        """Copy a file there; ``BoardError`` with the room that there is where that fails, as on a full disk."""
+        try:
+            self.connection.put(source, path)
+        except LostError:
+            raise
+        except BoardError as error:  # SFTP says no more than "failure" of a full disk
+            left = self._asked({"do": "free"}, _ANSWER_SECONDS)["free"]
+            raise BoardError(f"{error}; {source.stat().st_size} bytes needed, {left} free there") from error
 
     def end(self) -> None:
         """Clean up there and free the lease; raises ``BoardError``."""
         self._process.write(_line({"do": "end"}))
         if self._answer(_ANSWER_SECONDS) != {"ended": True}:
-            raise BoardError(f"{self._connection.address}: it did not clean up; the next session will")
+            raise BoardError(f"{self.connection.address}: it did not clean up; the next session will")
 
     def _leased(self) -> str:
         owner = f"{getpass.getuser()} from {socket.gethostname()}"
@@ -108,7 +137,7 @@ class Session:
         answer = self._asked({"do": "lease", "silence": SILENCE_SECONDS, **wanted}, _ANSWER_SECONDS)
         if "held" in answer:
             raise BoardError(
-                f"{self._connection.address}: the board is in use{_holder(answer['held'])}; try again later"
+                f"{self.connection.address}: the board is in use{_holder(answer['held'])}; try again later"
             )
         return str(answer["folder"])
 
@@ -117,9 +146,9 @@ class Session:
 
         The agent is one of the files.
         """
-        there, files = _relocated(job, self._folder)
+        there, files = _relocated(job, self.folder)
         files = {self._agent: Path(agent.__file__), **files}
-        kept = {path.removeprefix(f"{self._folder}/").split("/")[0] for path in files}
+        kept = {PLACE, *(path.removeprefix(f"{self.folder}/").split("/")[0] for path in files)}
         free = self._asked({"do": "keep", "names": sorted(kept)}, _ANSWER_SECONDS)["free"]
         self._there &= set(files)
         wanted = {path: source for path, source in files.items() if path not in self._there}
@@ -128,20 +157,14 @@ class Session:
             raise self._full(needed, free)
         job_path = scratch / "job.json"
         job_path.write_text(json.dumps(there), encoding="utf-8")
-        for path, source in {**wanted, f"{self._folder}/job.json": job_path}.items():
-            try:
-                self._connection.put(source, path)
-            except LostError:
-                raise
-            except BoardError as error:  # SFTP says no more than "failure" of a full disk
-                left = self._asked({"do": "keep", "names": sorted(kept)}, _ANSWER_SECONDS)["free"]
-                raise BoardError(f"{error}; {source.stat().st_size} bytes needed, {left} free there") from error
+        for path, source in {**wanted, f"{self.folder}/job.json": job_path}.items():
+            self.send(source, path)
             self._there.add(path)
         return there
 
     def _full(self, needed: int, free: int) -> BoardError:
         return BoardError(
-            f"{self._connection.address}: disk full: {needed} bytes needed in {self._folder}, {free} free; free some "
+            f"{self.connection.address}: disk full: {needed} bytes needed in {self.folder}, {free} free; free some "
             "space there, or set XDG_CACHE_HOME there to another folder"
         )
 
@@ -151,9 +174,9 @@ class Session:
         answer = self._answer(seconds)
         if answer is None:
             code, stderr = self._process.ended()
-            raise LostError(f"{self._connection.address}: the session there ended (code {code}) {stderr}".rstrip())
+            raise LostError(f"{self.connection.address}: the session there ended (code {code}) {stderr}".rstrip())
         if "error" in answer:
-            raise BoardError(f"{self._connection.address}: {request['do']}: {answer['error']}")
+            raise BoardError(f"{self.connection.address}: {request['do']}: {answer['error']}")
         return answer
 
     def _answer(self, seconds: float) -> dict[str, Any] | None:

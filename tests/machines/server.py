@@ -147,7 +147,7 @@ class Server:
 
     def leftovers(self) -> list[Path]:
         """Work folders on the board."""
-        return sorted(self.home.glob(".cache/kronexport-board/*/*"))
+        return sorted(self.home.glob(".cache/kronexport-board/*/job-*"))
 
     def is_free(self) -> bool:
         """Whether nobody has the lease."""
@@ -249,6 +249,8 @@ class Files(asyncssh.SFTPServer):
     def open(self, path: bytes, pflags: int, attrs: asyncssh.SFTPAttrs) -> object:
         name = Path(os.fsdecode(path)).name
         step = "send model" if name.endswith(".onnx") else _BY_FILE.get(name)
+        if name.endswith(".engine") and pflags & asyncssh.FXF_WRITE:
+            step = "send engine"
         if step is not None and step != "send model":
             self._server.reach(step, self._connection)
         return super().open(path, pflags, attrs)

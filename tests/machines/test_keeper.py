@@ -104,6 +104,9 @@ class Kept:
         self.process.stdin.flush()
         return self.answer()
 
+    def run(self, command: list[str], *, seconds: float = 60.0, folder: str = ".", stdout: bool = False) -> Any:
+        return self.ask(do="run", command=command, seconds=seconds, folder=folder, stdout=stdout)
+
     def answer(self) -> dict[str, Any]:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -140,7 +143,8 @@ def test_the_agent_ends_with_its_client(tmp_path: Path) -> None:
     kept = Kept(tmp_path)
     folder = kept.lease()
     script = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
-    request = {"do": "run", "command": [sys.executable, "-c", script], "seconds": 60}
+    command = [sys.executable, "-c", script]
+    request = {"do": "run", "command": command, "seconds": 60, "folder": ".", "stdout": False}
     assert kept.process.stdin is not None
     kept.process.stdin.write(json.dumps(request) + "\n")
     kept.process.stdin.flush()
@@ -154,18 +158,33 @@ def test_how_a_command_ended_is_told(tmp_path: Path) -> None:
     kept = Kept(tmp_path)
     kept.lease()
     failing = [sys.executable, "-c", "import sys; sys.exit('why')"]
-    assert kept.ask(do="run", command=failing, seconds=60) == {"code": 1, "stderr": "why\n"}
+    assert kept.run(failing) == {"code": 1, "output": "why\n"}
+    both = [sys.executable, "-c", "import os; os.write(1, b'one '); os.write(2, b'two')"]
+    assert kept.run(both)["output"] == "two"
+    assert kept.run(both, stdout=True) == {"code": 0, "output": "one two"}
     dying = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
-    assert kept.ask(do="run", command=dying, seconds=60)["code"] == -9
+    assert kept.run(dying)["code"] == -9
     endless = [sys.executable, "-c", "import time; time.sleep(60)"]
-    assert kept.ask(do="run", command=endless, seconds=0.2)["code"] is None
-    assert "No such file" in kept.ask(do="run", command=["/nowhere"], seconds=60)["error"]
+    assert kept.run(endless, seconds=0.2)["code"] is None
+    assert "No such file" in kept.run(["/nowhere"])["error"]
+    kept.leave()
+
+
+def test_a_command_runs_in_a_folder_of_its_own_and_much_output_is_cut(tmp_path: Path) -> None:
+    """Its end is what tells why something failed."""
+    kept = Kept(tmp_path)
+    folder = kept.lease()
+    assert kept.run(["pwd"], folder="place", stdout=True)["output"] == f"{folder}/place\n"
+    lines = [sys.executable, "-c", "print('x' * 200_000 + 'the end', end='')"]
+    output = kept.run(lines, stdout=True)["output"]
+    assert len(output) == keeper.OUTPUT_BYTES
+    assert output.endswith("xthe end")
     kept.leave()
 
 
 def test_without_a_lease_nothing_runs(tmp_path: Path) -> None:
     kept = Kept(tmp_path)
-    assert kept.ask(do="run", command=["true"], seconds=1) == {"error": "no lease was taken"}
+    assert kept.run(["true"]) == {"error": "no lease was taken"}
     kept.leave()
 
 
@@ -177,6 +196,7 @@ def test_files_of_no_use_go_and_the_free_space_is_told(tmp_path: Path) -> None:
     (folder / "file").touch()
     assert kept.ask(do="keep", names=["kept"])["free"] > 0
     assert [path.name for path in folder.iterdir()] == ["kept"]
+    assert kept.ask(do="free")["free"] > 0
     kept.leave()
 
 
