@@ -3,8 +3,9 @@
     python agent.py JOB.json RESULT.json      one job: bench, race, memory, infer or probe
     python run.py check | bench | infer       beside a bundle's manifest.json
 
-Standard library, numpy and the runtime only, Python >= 3.6; it imports nothing of kronexport. Errors end with the
-exit codes of ``kronexport.errors``: 2 bad input, 3 missing runtime, 4 wrong numbers, 6 bundle damaged or incompatible.
+Standard library, numpy and the runtime only, Python >= 3.6; it imports nothing of kronexport. A probe of TensorRT,
+which its own trtexec drives, needs no numpy. Errors end with the exit codes of ``kronexport.errors``: 2 bad input,
+3 missing runtime, 4 wrong numbers, 6 bundle damaged or incompatible.
 """
 
 import os
@@ -33,8 +34,7 @@ try:
 except ImportError:
     if __name__ != "__main__":
         raise
-    sys.stderr.write("error: numpy is not installed; run: python -m pip install numpy\n")
-    sys.exit(3)
+    np = None  # type: ignore[assignment]
 
 EXIT_FAILURE, EXIT_INPUT, EXIT_RUNTIME, EXIT_NUMBERS, EXIT_BUNDLE, EXIT_INTERRUPTED = 1, 2, 3, 4, 6, 130
 
@@ -236,8 +236,46 @@ def open_session(runtime: str, path: str, threads: int, options: Optional[Json] 
 
 
 def runtime_version(runtime: str) -> str:
-    """The version the runtime itself tells, build suffix included; AgentError with exit code 3 if it is missing."""
-    return str(_import_runtime(runtime).__version__)
+    """The version the runtime itself tells, build suffix included; AgentError with exit code 3 if it is missing.
+
+    Of "tensorrt" it is what trtexec says, so that nothing is imported.
+    """
+    return trtexec_release() if runtime == "tensorrt" else str(_import_runtime(runtime).__version__)
+
+
+TRTEXEC_ON_JETPACK = "/usr/src/tensorrt/bin/trtexec"
+TRTEXEC_SECONDS = 60.0
+
+
+def trtexec_path() -> Optional[str]:
+    """TensorRT's own tool on this machine, in PATH or where JetPack has it."""
+    return shutil.which("trtexec") or (TRTEXEC_ON_JETPACK if os.path.isfile(TRTEXEC_ON_JETPACK) else None)
+
+
+def trtexec_release() -> str:
+    """The release of TensorRT that trtexec is of: "8.6.2" of its banner's "TensorRT v8602".
+
+    Raises:
+        AgentError: Exit code 3: it is not here, or tells none.
+    """
+    path = trtexec_path()
+    if path is None:
+        raise AgentError(
+            f"trtexec is neither in PATH nor at {TRTEXEC_ON_JETPACK}; run: sudo apt-get install libnvinfer-bin",
+            EXIT_RUNTIME,
+        )
+    try:
+        said = subprocess.run(
+            [path, "--help"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=TRTEXEC_SECONDS, check=False
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise AgentError(f"{path}: {error}; run: sudo apt-get install libnvinfer-bin", EXIT_RUNTIME) from error
+    found = re.search(r"\[TensorRT v(\d+)\]", said.stdout.decode("utf-8", "replace"))
+    if found is None:
+        raise AgentError(f"{path} --help: no release of TensorRT in what it printed; is it trtexec?", EXIT_RUNTIME)
+    number = int(found.group(1))
+    unit = 10000 if number >= 100000 else 1000  # noqa: PLR2004  v8602 is 8.6.2, v100300 is 10.3.0
+    return f"{number // unit}.{number % unit // 100}.{number % 100}"
 
 
 def check_feeds(inputs: Sequence[Any], feeds: Arrays) -> None:
@@ -281,6 +319,8 @@ def _check_runtime(name: str) -> None:
 
 def _import_runtime(name: str) -> Any:
     _check_runtime(name)  # a job or a manifest must not make this file import just anything
+    if np is None:
+        raise AgentError("numpy is not installed; run: python -m pip install numpy", EXIT_RUNTIME)
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -453,9 +493,24 @@ def _compatible() -> List[str]:
     return [name for name in (_read_text("/proc/device-tree/compatible") or "").split("\x00") if name]
 
 
+def _device_clocks_mhz() -> Optional[Json]:
+    """By device those that the kernel scales beside the cores': on a Jetson its GPU and memory."""
+    found = {}
+    for path in sorted(glob.glob("/sys/class/devfreq/*/cur_freq")):
+        text = _read_text(path)
+        if text is not None and text.isdigit():
+            found[os.path.basename(os.path.dirname(path))] = int(text) / 1e6
+    return found or None
+
+
 def machine_state() -> Json:
     """What changes while one measures: load averages (1, 5, 15 min), clocks, temperatures; null where unreadable."""
-    return {"load_average": _load_average(), "clocks_mhz": _clocks_mhz(), "temperatures_c": _temperatures_c()}
+    return {
+        "load_average": _load_average(),
+        "clocks_mhz": _clocks_mhz(),
+        "device_clocks_mhz": _device_clocks_mhz(),
+        "temperatures_c": _temperatures_c(),
+    }
 
 
 def machine_environment(runtime: str, threads: int, options: Json, before: Json) -> Json:
@@ -477,7 +532,8 @@ def machine_environment(runtime: str, threads: int, options: Json, before: Json)
         "after": machine_state(),
         "kernel": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "numpy": np.__version__,
+        "numpy": None if np is None else np.__version__,
+        "trtexec": trtexec_path(),
         "runtime": runtime,
         "runtime_version": runtime_version(runtime),
         "runtime_options": options,
@@ -513,8 +569,8 @@ def bench(sessions: Dict[str, Any], feeds: Dict[str, Arrays], timing: Json) -> J
     with _no_garbage_collection():
         samples = _interleaved(steps, timing["rounds"], timing["seconds"] / timing["rounds"], _rest_seconds(threads))
     return {
-        "models": _latencies(samples),
-        "speedups": _speedups(samples, timing["seed"]),
+        "models": latencies(samples),
+        "speedups": speedups(samples, timing["seed"]),
         "protocol": dict(_protocol(timing, threads), threads=threads, input=_shapes(next(iter(feeds.values())))),
     }
 
@@ -554,11 +610,11 @@ def race(loads: Dict[str, Callable[[], Step]], timing: Json, threads: int) -> Js
                 for name in _clear_losers({name: samples[name] for name in racing}, timing["drop_factor"]):
                     if name != reference:
                         del racing[name]
-    models = [dict(model, floor_ms=_floor(model["samples_ms"])) for model in _latencies(samples)]
+    models = [dict(model, floor_ms=_floor(model["samples_ms"])) for model in latencies(samples)]
     fastest = {name: [[min(part)] for part in parts] for name, parts in samples.items()}
     return {
         "models": models,
-        "speedups": _speedups(fastest, timing["seed"]),
+        "speedups": speedups(fastest, timing["seed"]),
         "failed": failed,
         "protocol": dict(
             _protocol(timing, threads),
@@ -598,14 +654,15 @@ def _floor(parts: Sequence[Sequence[float]]) -> float:
     return float(np.median([min(part) for part in parts]))
 
 
-def _latencies(samples: Samples) -> List[Json]:
+def latencies(samples: Samples) -> List[Json]:
+    """What a result says of each model, in the order of ``samples``."""
     return [
         {"name": name, "latency_ms": latency_stats([ms for part in parts for ms in part]), "samples_ms": parts}
         for name, parts in samples.items()
     ]
 
 
-def _speedups(samples: Samples, seed: int) -> Json:
+def speedups(samples: Samples, seed: int) -> Json:
     """``paired_speedup`` of each model over the first, in the rounds that it took part in."""
     names = list(samples)
     baseline = samples[names[0]]
@@ -670,6 +727,16 @@ def _check_timing(timing: Json) -> None:
             raise AgentError(f"{name}: got {timing[name]}; use {least} or more")
 
 
+STATISTICS: Json = {
+    "noise_floor": NOISE_FLOOR,
+    "statistics": "all samples kept, none dropped; percentiles interpolated linearly; std with n - 1",
+    "speedup": "median over rounds of baseline's median / candidate's median of that round",
+    "ci95": f"percentile bootstrap over rounds, {BOOTSTRAP_RESAMPLES} resamples",
+    "verdict": f"interval wholly above or below 1, of at least {MIN_ROUNDS_FOR_VERDICT} rounds; else within noise",
+}
+"""Of every protocol: what is made of the samples."""
+
+
 def _protocol(timing: Json, threads: int) -> Json:
     return {
         "mode": "closed loop, one inference at a time, host memory to host memory",
@@ -680,13 +747,9 @@ def _protocol(timing: Json, threads: int) -> Json:
         "order": "interleaved round by round, the first candidate moves on by one each round",
         "rest_seconds": _rest_seconds(threads),
         "settle_seconds": SETTLE_SECONDS,
-        "noise_floor": NOISE_FLOOR,
         "settle": "a rest and then untimed inferences at the start of each candidate's turn in a round",
         "clock": "time.perf_counter, garbage collection off",
-        "statistics": "all samples kept, none dropped; percentiles interpolated linearly; std with n - 1",
-        "speedup": "median over rounds of baseline's median / candidate's median of that round",
-        "ci95": f"percentile bootstrap over rounds, {BOOTSTRAP_RESAMPLES} resamples",
-        "verdict": f"interval wholly above or below 1, of at least {MIN_ROUNDS_FOR_VERDICT} rounds; else within noise",
+        **STATISTICS,
     }
 
 
@@ -970,7 +1033,9 @@ def _check_requirement(folder: str, manifest: Json) -> None:
         if name not in (*SESSIONS, "tensorrt"):
             raise _damaged(folder, f"manifest.json names the runtime {name!r}, expected one of {sorted(SESSIONS)}")
     lists = [requires[kind] for kind in ("machine", "gpu") if requires.get(kind) is not None]
-    texts = [requires["version"], requires["rule"]] + [text for names in lists for text in names]
+    texts = [requires["version"], requires["rule"], requires.get("sm") or ""] + [
+        text for names in lists for text in names
+    ]
     if not all(isinstance(names, list) for names in lists) or not all(isinstance(text, str) for text in texts):
         raise _damaged(folder, f"manifest.json: requires: got {requires}, expected texts and lists of texts")
 
@@ -997,6 +1062,7 @@ def compatibility_key(manifest: Json) -> str:
     requires = manifest["requires"]
     sign = {"minimum": ">=", "exact": "=="}.get(requires["rule"], requires["rule"])
     devices = [",".join(requires.get(kind) or ["any"]) for kind in ("machine", "gpu")]
+    devices[1] += f" sm{requires['sm']}" if requires.get("sm") else ""
     runtime = f"{requires['runtime']}{sign}{requires['version']}"
     return ";".join([str(manifest["schema"]), runtime, *devices, str(manifest.get("precision"))])
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from kronexport.backends import BACKENDS
+from kronexport.backends import backend_on
 from kronexport.backends.profile import load_target
 from kronexport.config import BuildConfig, config_toml, load_config
 from kronexport.errors import (
@@ -55,6 +55,7 @@ from kronexport.stages import (
     Job,
     batch_figures,
     compress_stage,
+    layer_times,
     measure_stage,
     misses_latency,
     precision_notes,
@@ -145,7 +146,7 @@ def build_targets(request: Request, progress: ProgressCallback) -> Outcome:
                     recovery=recovery,
                     config=config,
                     profile=profile,
-                    backend=BACKENDS[profile.backend],
+                    backend=backend_on(profile, request.machines[profile.name], config.batches),
                     runtime=request.runtimes[profile.name],
                     machine=request.machines[profile.name],
                     threads=threads_of(config, profile),
@@ -196,9 +197,10 @@ def build_target(job: Job, dense_export: ir.Model) -> TargetReport:
         log.warning("%s: %s", job.profile.name, notes[0])
         compressed = dense
         measured = measure_stage(job, dense, compressed)
+    times = layer_times(job, dense, compressed)
     sizes = batch_figures(job, dense, compressed, measured)
     notes = (*notes, *precision_notes(job, compressed))
-    report = report_stage(job, dense, compressed, measured, sizes=sizes, notes=notes)
+    report = report_stage(job, dense, compressed, measured, times=times, sizes=sizes, notes=notes)
     ship_stage(job, dense, compressed, report.protocol)
     return report
 

@@ -122,6 +122,11 @@ class BatchRange:
             raise ValueError("expected MIN <= OPT <= MAX, such as 1:4:8")
         return cls(least, usual, most)
 
+    @classmethod
+    def static(cls, batch: int) -> "BatchRange":
+        """Of a model that takes ``batch`` samples and no other number."""
+        return cls(batch, batch, batch)
+
     @property
     def sizes(self) -> tuple[int, ...]:
         """Each of the three once, in order."""

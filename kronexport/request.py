@@ -10,10 +10,12 @@ from pathlib import Path
 from kronexport.backends import BACKENDS, require_runtime
 from kronexport.backends.fit import check_fits
 from kronexport.backends.profile import TargetProfile, load_target
+from kronexport.backends.tensorrt import is_board
+from kronexport.backends.trt_machine import TrtMachine
 from kronexport.config import BuildConfig, duration_seconds
 from kronexport.errors import UserInputError, named
 from kronexport.machines.address import Address
-from kronexport.machines.base import Machine
+from kronexport.machines.base import Host, Machine
 from kronexport.machines.board import Board
 from kronexport.machines.here import HERE
 from kronexport.measure.costs import FormTimes, measure_forms, measured_costs
@@ -76,11 +78,6 @@ def check_request(config: BuildConfig, board: Board | None = None) -> Request:
             raise UserInputError(
                 f"--precision {config.precision}: {profile.name} is built in {', '.join(profile.precisions)}"
             )
-        if config.dynamic_batch is not None and profile.backend == "tensorrt":
-            raise UserInputError(
-                f"--dynamic-batch {config.dynamic_batch}: {profile.name} is built by trtexec, which is given no "
-                f"range of shapes yet; build this target on its own without --dynamic-batch"
-            )
     BACKENDS["onnxruntime"].require()  # every target's stages are verified in it
     runtimes = {profile.name: require_runtime(profile) for profile in profiles}
     if board is not None:
@@ -89,9 +86,15 @@ def check_request(config: BuildConfig, board: Board | None = None) -> Request:
     return Request(config, profiles, runtimes, machines, goals, plan)
 
 
-def served_by(profile: TargetProfile, board: Machine | None) -> Machine | None:
-    """Where the target is planned, verified and measured: here, or on the board; None: nowhere but by its roofline."""
-    return HERE if profile.measured_here else board
+def served_by(profile: TargetProfile, board: Host | None) -> Machine | None:
+    """Where the target is planned, verified and measured: here, or on the board; None: nowhere but by its roofline.
+
+    Of TensorRT the machine that drives its trtexec; here, too, if this machine is the board itself.
+    """
+    if profile.backend != "tensorrt":
+        return HERE if profile.measured_here else board
+    host = HERE if board is None and is_board(profile) else board
+    return None if host is None else TrtMachine.of(host)
 
 
 def board_runtimes(profiles: Sequence[TargetProfile], board: Machine) -> dict[str, str]:
@@ -110,11 +113,6 @@ def board_runtimes(profiles: Sequence[TargetProfile], board: Machine) -> dict[st
         )
     versions = {}
     for profile in devices:
-        if profile.board is not None:
-            raise UserInputError(
-                f"--device {board.place}: {profile.name} runs in TensorRT, which is not driven over SSH; leave "
-                "--device out, copy the bundle to the board and run build_engine.sh there"
-            )
         found = board.environment(profile.backend)
         check_fits(profile, board.place, found)
         versions[profile.name] = found["runtime_version"]
@@ -149,7 +147,10 @@ def instruments_for(
     def instruments(profile: TargetProfile, progress: ProgressCallback) -> Instruments | None:
         if profile.name not in made:
             machine = served_by(profile, None) if machines is None else machines[profile.name]
-            made[profile.name] = None if machine is None else _instruments(config, project, profile, progress, machine)
+            if machine is None or profile.backend == "tensorrt":  # each form would need an engine: decisions/0020
+                made[profile.name] = None
+            else:
+                made[profile.name] = _instruments(config, project, profile, progress, machine)
         return made[profile.name]
 
     return instruments

@@ -19,7 +19,7 @@ from torch import nn
 import kronexport
 from kronexport.backends.base import Backend, Compiled, Runner
 from kronexport.backends.profile import TargetProfile
-from kronexport.backends.tensorrt import NO_DEVICE
+from kronexport.backends.tensorrt import NO_DEVICE, NO_SCORE
 from kronexport.config import BuildConfig
 from kronexport.export.factors_file import save_factors
 from kronexport.export.onnx_export import export_onnx, save_model
@@ -36,6 +36,7 @@ from kronexport.machines.base import Machine
 from kronexport.machines.here import HERE
 from kronexport.machines.runner import MachineRunner
 from kronexport.measure.latency import bench_models
+from kronexport.measure.layers import PROFILED, profile_layers, site_times, sites_of_nodes
 from kronexport.measure.pair import PairFigures, SideFigures, measure_pair
 from kronexport.measure.setting import Setting, Timing
 from kronexport.plan.accuracy import BUILDS, next_error, planned_error
@@ -58,7 +59,7 @@ from kronexport.ship.bundle import write_bundle
 from kronexport.ship.golden import Golden
 from kronexport.ship.manifest import build_manifest, requirement, session_options
 from kronexport.ship.output import OutputFolder
-from kronexport.ship.summary import layer_table, model_figures, target_report
+from kronexport.ship.summary import LayerTimes, layer_table, model_figures, planned_times, target_report
 from kronexport.survey.project import Project
 from kronexport.verify.batches import verify_engine, verify_lowered
 from kronexport.verify.half import verify_half
@@ -252,7 +253,7 @@ def realize(job: Job, plan: Plan, model: nn.Module, exported: ir.Model, name: st
                 outputs=verified.outputs,
                 tolerance=tolerance,
             )
-        evaluate = job.project.evaluate if job.machine is not None else None
+        evaluate = job.project.evaluate if why_unscored(job) is None else None
         score = score_engine(runner, job.project.input, evaluate) if evaluate else None
     return Network(plan, model, portable, verified, compiled, (*verified.checks, check), score)
 
@@ -339,6 +340,22 @@ def batch_figures(
     return tuple(figures)
 
 
+def layer_times(job: Job, dense: Network, compressed: Network) -> LayerTimes:
+    """Times of the layers of both networks: of the engines, where the runtime tells which node a layer is of."""
+    artifacts = dense.compiled.artifact, compressed.compiled.artifact
+    if job.machine is None or job.profile.backend not in PROFILED or artifacts[0] is None or artifacts[1] is None:
+        return planned_times(compressed.plan, NO_DEVICE if job.machine is None else None)
+    job.progress("profile", 0, 1)
+    setting = Setting(job.profile.backend, job.threads, job.project.input, machine=job.machine)
+    names = [site.name for site in job.project.survey.sites]
+    before, after = (
+        site_times(profile_layers(artifact, setting), sites_of_nodes(network.verified.path, names))
+        for network, artifact in ((dense, artifacts[0]), (compressed, artifacts[1]))
+    )
+    reason = "the engine runs it in one layer with another's nodes, or does not name it"
+    return LayerTimes(before, after, reason, "the engine's layers, in a profiling run of its own")
+
+
 def batch_notes(sizes: Sequence[BatchFigures]) -> tuple[str, ...]:
     """The latency at each size of a dynamic batch, where it was measured."""
     return tuple(
@@ -356,27 +373,26 @@ def device_notes(job: Job, network: Network) -> tuple[str, ...]:
     if job.machine is not None:
         found = job.machine.environment(job.profile.backend)
         device = found["board"] or found["cpu_model"] or found["machine"]
-        there = f"{job.machine.place} ({device}, {job.profile.backend} {found['runtime_version']})"
+        place = "this machine" if job.machine.place == HERE.place else job.machine.place
+        there = f"{place} ({device}, {job.profile.backend} {found['runtime_version']})"
         return (f"the engine was verified and measured on {there}",)
-    if network.compiled.tool is not None:
-        return ("the engine was built and verified on this machine, which is the board",)
     here = f"{job.profile.backend} {job.runtime} on {platform.machine()}"
     return (f"the engine was verified in {here}, not on the device; run there: python run.py check",)
 
 
-def why_unmeasured(job: Job, network: Network) -> str | None:
-    """Why there is neither time nor memory nor a score; None if they are measured."""
-    if job.machine is not None:
-        return None
-    if network.compiled.tool is not None:
-        return "not measured: trtexec built the engine on this board; build_engine.sh prints the command that times it"
-    return NO_DEVICE
+def why_unscored(job: Job) -> str | None:
+    """Why the engine itself is not scored; None if it is, wherever there is an evaluator."""
+    if job.machine is None:
+        return NO_DEVICE
+    return NO_SCORE if job.profile.backend == "tensorrt" else None
 
 
 def precision_notes(job: Job, network: Network) -> tuple[str, ...]:
     """What int8 or fp16 gains over the same network in float, timed side by side: perhaps nothing on this machine."""
     compiled = network.compiled.artifact
     if job.machine is None or network.verified.in_float is None or compiled is None:
+        return ()
+    if job.profile.backend == "tensorrt":  # in float it has no engine
         return ()
     options = job.config.measure
     precision = job.config.precision
@@ -398,6 +414,7 @@ def report_stage(
     compressed: Network,
     measured: PairFigures | None,
     *,
+    times: LayerTimes,
     sizes: tuple[BatchFigures, ...],
     notes: tuple[str, ...],
 ) -> TargetReport:
@@ -418,12 +435,12 @@ def report_stage(
         dense=before,
         compressed=after,
         measured=measured,
-        no_device=why_unmeasured(job, compressed),
+        no_device=NO_DEVICE if job.machine is None else None,
         uncompiled=compressed.compiled.reason,
-        unevaluated=project.unevaluated,
+        unevaluated=project.unevaluated or why_unscored(job) or "",
         goals=[judge(goal, before, after, speedup) for goal in job.planner.goals_of(job.profile)],
         checks=compressed.checks,
-        layers=layer_table(project.survey, compressed.plan, weight_errors(project.module, compressed.model)),
+        layers=layer_table(project.survey, compressed.plan, weight_errors(project.module, compressed.model), times),
         pareto=compressed.plan.pareto,
         notes=(
             *notes,
@@ -435,6 +452,7 @@ def report_stage(
         ),
         dynamic_batch=sizes,
         recover=compressed.training,
+        times=times,
     )
 
 
@@ -459,12 +477,14 @@ def ship_stage(job: Job, dense: Network, network: Network, protocol: Mapping[str
             job.runtime,
             job.profile.machine,
             gpu=(job.profile.board.compatible,) if job.profile.board else None,
+            sm=job.profile.board.sm if job.profile.board else None,
         ),
         tolerance=job.profile.tolerances[job.config.precision],
         kronexport_version=kronexport.__version__,
         rebuild=rebuild_command(job),
         protocol=protocol,
         dynamic_batch=job.config.batches,
+        allow_fallback=job.config.allow_fallback,
     )
     write_bundle(
         output.bundle(name),

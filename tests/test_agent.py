@@ -278,7 +278,7 @@ def test_environment_is_json_and_names_the_machine_and_the_runtime() -> None:
     assert environment["threads"] == 2
     assert environment["runtime_version"] == agent.runtime_version("onnxruntime")
     assert set(environment["cpu_features"]) <= set(agent.CPU_FEATURES)
-    assert set(environment["before"]) == {"load_average", "clocks_mhz", "temperatures_c"}
+    assert set(environment["before"]) == {"load_average", "clocks_mhz", "device_clocks_mhz", "temperatures_c"}
 
 
 def test_a_probe_runs_nothing_and_tells_of_the_machine() -> None:
@@ -306,7 +306,47 @@ def test_what_cannot_be_read_is_null(monkeypatch: pytest.MonkeyPatch) -> None:
     unread = ("cpu_model", "cpu_quota", "governor", "power_mode", "board", "jetson_linux")
     assert all(environment[key] is None for key in unread)
     assert environment["after"]["clocks_mhz"] is None
+    assert environment["after"]["device_clocks_mhz"] is None
     assert environment["after"]["temperatures_c"] is None
+
+
+# --- TensorRT, of which trtexec alone is asked ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("banner", "version"), [("v8201", "8.2.1"), ("v8602", "8.6.2"), ("v100300", "10.3.0"), ("v110401", "11.4.1")]
+)
+def test_the_release_of_tensorrt_is_what_the_banner_says(
+    banner: str, version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is imported, and numpy need not be there."""
+    trtexec_saying(f"&&&& RUNNING TensorRT.trtexec [TensorRT {banner}] # trtexec --help", tmp_path, monkeypatch)
+    monkeypatch.setattr(agent, "np", None)
+    environment = agent.run_job({"task": "probe", "runtime": "tensorrt", "threads": 1})["environment"]
+    assert (environment["runtime_version"], environment["trtexec"]) == (version, str(tmp_path / "trtexec"))
+    assert environment["numpy"] is None
+    with pytest.raises(agent.AgentError, match="numpy is not installed; run: python -m pip install numpy") as caught:
+        agent.run_job({"task": "probe", "runtime": "onnxruntime", "threads": 1})
+    assert caught.value.exit_code == 3
+
+
+def test_no_trtexec_and_another_program_of_that_name_are_missing_runtimes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(agent.AgentError, match="trtexec is neither in PATH nor at /usr/src/tensorrt") as caught:
+        agent.runtime_version("tensorrt")
+    assert caught.value.exit_code == 3
+    trtexec_saying("hello", tmp_path, monkeypatch)
+    with pytest.raises(agent.AgentError, match="no release of TensorRT in what it printed; is it trtexec") as caught:
+        agent.runtime_version("tensorrt")
+    assert caught.value.exit_code == 3
+
+
+def trtexec_saying(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "trtexec").write_text(f"#!/bin/sh\necho '{text}'\n", encoding="utf-8")
+    (folder / "trtexec").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
 
 
 # --- jobs -----------------------------------------------------------------------------------------------------

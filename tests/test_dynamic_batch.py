@@ -90,10 +90,3 @@ def test_a_range_that_is_none_is_refused(network: Path, tmp_path: Path, given: s
     assert ended.code == 2
     assert message in ended.err
     assert not (tmp_path / "out").exists()
-
-
-def test_a_target_whose_builder_is_given_no_range_refuses_it(network: Path, tmp_path: Path) -> None:
-    ended = build(network, tmp_path / "out", "--target", "jetson", "--dynamic-batch", "1:2:4")
-    assert ended.code == 2
-    assert "jetson-orin-nano is built by trtexec, which is given no range of shapes yet" in ended.err
-    assert "build this target on its own without --dynamic-batch" in ended.err

@@ -9,10 +9,13 @@ import pytest
 
 from kronexport import request
 from kronexport.backends.profile import load_target
+from kronexport.backends.trt_engine import Tool
+from kronexport.backends.trt_machine import TrtMachine
 from kronexport.config import BuildConfig
 from kronexport.factorize.gkpd import gkpd_structure
 from kronexport.lower.forms import generate_forms
 from kronexport.machines.here import HERE
+from kronexport.machines.place import Place
 from kronexport.measure.costs import FormTimes
 from kronexport.measure.micro import Trial, micro_key
 from kronexport.measure.race import RaceTiming
@@ -125,6 +128,9 @@ class Elsewhere:
     def run_agent(self, _job: dict[str, Any], *, timeout_seconds: float) -> dict[str, Any]:
         raise AssertionError(timeout_seconds)
 
+    def in_folder(self, work: Callable[[Place], Any]) -> Any:
+        raise AssertionError(work)
+
 
 PI = Elsewhere({"machine": "aarch64", "compatible": [], "runtime_version": "1.24.1"})
 
@@ -138,3 +144,12 @@ def test_a_target_is_served_by_its_board_and_this_machine_by_itself() -> None:
     assert served_by(load_target("rpi5"), PI) is PI
     assert served_by(load_target("rpi5"), None) is None
     assert served_by(CPU, PI) is HERE
+
+
+def test_a_board_of_tensorrt_is_driven_by_its_trtexec() -> None:
+    """By the path and the release that it tells."""
+    orin = Elsewhere({"trtexec": "/usr/src/tensorrt/bin/trtexec", "runtime_version": "8.6.2"}, "me@orin")
+    found = served_by(load_target("jetson"), orin)
+    assert isinstance(found, TrtMachine)
+    assert (found.host, found.tool) == (orin, Tool("/usr/src/tensorrt/bin/trtexec", "8.6.2"))
+    assert served_by(load_target("jetson"), None) is None

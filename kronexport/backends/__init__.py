@@ -9,6 +9,9 @@ from kronexport.backends.onnxruntime import OnnxRuntimeBackend
 from kronexport.backends.openvino import OpenVinoBackend
 from kronexport.backends.profile import BackendName, TargetProfile
 from kronexport.backends.tensorrt import TensorRtBackend
+from kronexport.backends.trt_machine import TrtMachine
+from kronexport.machines.base import Machine
+from kronexport.records import BatchRange
 
 _HERE: Final = "this machine"
 """In messages."""
@@ -18,6 +21,13 @@ BACKENDS: Final[dict[BackendName, Backend]] = {
     "openvino": OpenVinoBackend(),
     "tensorrt": TensorRtBackend(),
 }
+
+
+def backend_on(profile: TargetProfile, machine: Machine | None, batches: BatchRange | None = None) -> Backend:
+    """The backend of the target's runtime; that of TensorRT builds on ``machine``, if there is one, for ``batches``."""
+    if profile.backend != "tensorrt":
+        return BACKENDS[profile.backend]
+    return TensorRtBackend(machine=machine if isinstance(machine, TrtMachine) else None, batches=batches)
 
 
 def require_runtime(profile: TargetProfile) -> str:

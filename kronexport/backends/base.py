@@ -25,15 +25,12 @@ class Compiled:
 
     ``artifact`` is the file that the runtime loads, one of ``files``; None if it cannot be made here, for which
     ``reason`` says why. ``files`` is all that has to ship. ``notes`` are for the report: what was checked of it.
-    ``batch`` and ``tool``: of an artifact that a program runs, the static batch and that program's path.
     """
 
     artifact: Path | None
     files: tuple[Path, ...]
     reason: str | None = None
     notes: tuple[str, ...] = ()
-    batch: int | None = None
-    tool: str | None = None
 
 
 class Runner(Protocol):

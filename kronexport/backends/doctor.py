@@ -7,15 +7,14 @@ import importlib
 import os
 import platform
 import re
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from kronexport import agent
 from kronexport.backends import require_runtime
 from kronexport.backends.profile import TargetProfile, list_targets
-from kronexport.backends.trtexec import ON_JETPACK
 from kronexport.errors import KronexportError
 
 _PACKAGES: Final = ("torch", "onnx", "onnxruntime", "openvino", "onnxsim")
@@ -71,9 +70,9 @@ def package(name: str) -> Finding:
     return Finding(name, ok=True, version=str(getattr(module, "__version__", "installed")))
 
 
-def trtexec(find: Callable[[str], str | None] = shutil.which) -> Finding:
+def trtexec(find: Callable[[], str | None] = agent.trtexec_path) -> Finding:
     """TensorRT's tool. Off a Jetson it is no fault that it is missing: build_engine.sh runs on the board."""
-    path = find("trtexec") or (ON_JETPACK if Path(ON_JETPACK).is_file() else None)
+    path = find()
     missing = "not here; Jetson engines are built on the board by build_engine.sh"
     return Finding("tensorrt (trtexec)", ok=True, version=path or missing)
 

@@ -17,7 +17,7 @@ def check_fits(profile: TargetProfile, place: str, environment: Mapping[str, Any
 
     Raises:
         UserInputError: It is another machine or board.
-        MissingRuntimeError: It has another release of the runtime; with the pip command.
+        MissingRuntimeError: It has another release of the runtime; with the pip command, or the target to take.
     """
     check_machine(profile, place, environment["machine"])
     if profile.board is not None and profile.board.compatible not in environment["compatible"]:
@@ -39,11 +39,17 @@ def check_machine(profile: TargetProfile, place: str, found: str) -> None:
 
 
 def check_release(profile: TargetProfile, place: str, version: str) -> None:
-    """Refuse a runtime of a release that does not serve; raises ``MissingRuntimeError`` with the pip command."""
+    """Refuse a runtime of a release that does not serve; raises ``MissingRuntimeError`` with what to do."""
     rule = profile.runtime
-    if not rule.allows(version):
-        sign = ">=" if rule.rule == "minimum" else "=="
+    if rule.allows(version):
+        return
+    if profile.board is not None:
         raise MissingRuntimeError(
-            f"target {profile.name!r}: {place} has {rule.package} {version}, expected {rule.version} ({rule.rule}); "
-            f"run on it: python -m pip install '{rule.package}{sign}{rule.version}'"
+            f"target {profile.name!r}: {place} has {rule.package} {version}, expected {rule.version} (JetPack "
+            f"{profile.board.jetpack}); build with the --target of its JetPack: kronexport targets list"
         )
+    sign = ">=" if rule.rule == "minimum" else "=="
+    raise MissingRuntimeError(
+        f"target {profile.name!r}: {place} has {rule.package} {version}, expected {rule.version} ({rule.rule}); "
+        f"run on it: python -m pip install '{rule.package}{sign}{rule.version}'"
+    )

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from kronexport.errors import UserInputError
+from kronexport.errors import KronexportError, UserInputError
 
 BackendName = Literal["onnxruntime", "openvino", "tensorrt"]
 Precision = Literal["fp32", "fp16", "int8"]
@@ -144,6 +144,13 @@ class TargetProfile(_Strict):
         if self.variants and self.variant is None:
             raise ValueError("variant: missing, expected the name of the variant that the file itself describes")
         return self
+
+
+def required_board(profile: TargetProfile) -> Board:
+    """The device that the target's engine is built on; KronexportError of a target that has none."""
+    if profile.board is None:
+        raise KronexportError(f"{profile.name}: backend {profile.backend} has no board; expected one of tensorrt")
+    return profile.board
 
 
 _TABLES: Final[dict[str, type[BaseModel]]] = {"roofline": Roofline, "runtime": RuntimeRule, "board": Board}

@@ -50,6 +50,11 @@ def opset_of(model: "onnx.ModelProto") -> int:
     return max(int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
 
 
+def batch_of(model: "onnx.ModelProto") -> int:
+    """Samples at once of a model whose batch is static; 0 where it is dynamic."""
+    return int(model.graph.input[0].type.tensor_type.shape.dim[0].dim_value)
+
+
 def route_of(model: "onnx.ModelProto") -> Route:
     """How the model's precision is reached: by its Q/DQ pairs, its FP16 types, or not at all.
 

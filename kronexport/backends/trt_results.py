@@ -8,14 +8,18 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kronexport import agent
 from kronexport.errors import KronexportError
-from kronexport.records import LatencyStats
+
+_ALLOCATORS: Final = re.compile(r"Peak memory usage of TRT CPU/GPU memory allocators: CPU (\d+) MiB, GPU (\d+) MiB")
+_CONTEXT: Final = re.compile(
+    r"TensorRT-managed allocation in IExecutionContext creation: CPU [+-]\d+, GPU [+-]\d+, now: CPU (\d+), GPU (\d+) "
+    r"\(MiB\)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +58,6 @@ def parse_times(text: str, warm_up_ms: float) -> tuple[float, ...]:
             "exportTimes", f"{len(rows)} inferences, none after {warm_up_ms:g} ms of warm-up", "time for longer"
         )
     return kept
-
-
-def latency_stats(times_ms: tuple[float, ...]) -> LatencyStats:
-    """Percentiles of ``parse_times``, computed as for every other runtime."""
-    return LatencyStats(**agent.latency_stats(times_ms))
 
 
 def parse_profile(text: str) -> tuple[LayerTime, ...]:
@@ -136,3 +135,21 @@ def _refuse_constant(name: str) -> float:
 
 def _malformed(option: str, got: str, remedy: str) -> KronexportError:
     return KronexportError(f"trtexec --{option}: {got}; {remedy}")
+
+
+def build_memory(log: str) -> int | None:
+    """Bytes at the peak of TensorRT's allocators, of the CPU and of the GPU, in the log of a build.
+
+    None where the log does not say so, or says less than its unit, a MiB. Form: logs of 8.4 to 10, as users show them.
+    """
+    return _mebibytes(_ALLOCATORS, log)
+
+
+def run_memory(log: str) -> int | None:
+    """Bytes that TensorRT holds, of the CPU and of the GPU, once the execution context is made; None as above."""
+    return _mebibytes(_CONTEXT, log)
+
+
+def _mebibytes(pattern: re.Pattern[str], log: str) -> int | None:
+    found = pattern.findall(log)
+    return sum(map(int, found[-1])) * 2**20 or None if found else None

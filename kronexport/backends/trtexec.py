@@ -12,10 +12,11 @@ from typing import Final
 
 from kronexport.backends.profile import Route
 from kronexport.errors import UserInputError
+from kronexport.machines.place import Command
 
-Command = tuple[str, ...]
+Shapes = Mapping[str, tuple[int, ...]]
+"""Of inputs by name."""
 
-ON_JETPACK: Final = "/usr/src/tensorrt/bin/trtexec"
 WARM_UP_MS: Final = 2000
 SECONDS: Final = 60
 
@@ -80,6 +81,7 @@ class Build:
 
     ``route``: how the model's precision is reached. ``workspace_mib``: the builder's scratch memory. ``timing_cache``:
     what the builder learnt of kernels, kept for the next build. ``layers``: the JSON that proves the precisions.
+    ``shapes``: least, usual and greatest of a model whose batch is dynamic; None: they are those of the model.
     """
 
     onnx: str
@@ -88,6 +90,7 @@ class Build:
     workspace_mib: int
     timing_cache: str
     layers: str
+    shapes: tuple[Shapes, Shapes, Shapes] | None = None
 
 
 def release_numbers(version: str) -> tuple[int, int]:
@@ -138,6 +141,7 @@ def build_command(trtexec: str, dialect: Dialect, build: Build) -> Command:
         # Without it, convolutions called fp32 run with 10 bits of mantissa on Ampere and later.
         "--noTF32",
         *dialect.flags[build.route],
+        *_range(build.shapes),
         "--profilingVerbosity=detailed",
         f"--exportLayerInfo={build.layers}",
         dialect.build_only,
@@ -145,27 +149,48 @@ def build_command(trtexec: str, dialect: Dialect, build: Build) -> Command:
 
 
 def time_command(
-    trtexec: str, dialect: Dialect, engine: str, times: str, *, warm_up_ms: int = WARM_UP_MS, seconds: int = SECONDS
+    trtexec: str,
+    dialect: Dialect,
+    engine: str,
+    times: str,
+    *,
+    warm_up_ms: int = WARM_UP_MS,
+    seconds: int = SECONDS,
+    shapes: Shapes | None = None,
 ) -> Command:
-    """Time an engine: CUDA graph, spinning, no transfers, one inference a sample, all samples into ``times``."""
+    """Time an engine: CUDA graph, spinning, no transfers, one inference a sample, all samples into ``times``.
+
+    ``shapes``, here and below: those that it runs at if its batch is dynamic.
+    """
     pinned = _pinned(dialect, graph=True, spin=True, transfers=False)
     lasting = (f"--warmUp={warm_up_ms}", f"--duration={seconds}", "--avgRuns=1")
-    return trtexec, f"--loadEngine={engine}", *pinned, *lasting, f"--exportTimes={times}"
+    return trtexec, f"--loadEngine={engine}", *_at(shapes), *pinned, *lasting, f"--exportTimes={times}"
 
 
-def profile_command(trtexec: str, dialect: Dialect, engine: str, profile: str, *, seconds: int = 10) -> Command:
+def profile_command(
+    trtexec: str, dialect: Dialect, engine: str, profile: str, *, seconds: int = 10, shapes: Shapes | None = None
+) -> Command:
     """Time each layer, in a run of its own: it slows the whole, and does not see into a CUDA graph."""
     pinned = _pinned(dialect, graph=False, spin=True, transfers=False)
     lasting = (f"--warmUp={WARM_UP_MS}", f"--duration={seconds}", "--avgRuns=1")
-    return trtexec, f"--loadEngine={engine}", *pinned, *lasting, f"--exportProfile={profile}"
+    return trtexec, f"--loadEngine={engine}", *_at(shapes), *pinned, *lasting, f"--exportProfile={profile}"
 
 
-def outputs_command(trtexec: str, dialect: Dialect, engine: str, inputs: Mapping[str, str], outputs: str) -> Command:
+def outputs_command(
+    trtexec: str,
+    dialect: Dialect,
+    engine: str,
+    inputs: Mapping[str, str],
+    outputs: str,
+    *,
+    shapes: Shapes | None = None,
+) -> Command:
     """Run an engine once on given inputs: files of raw numbers by tensor name. The outputs go to JSON."""
     pinned = _pinned(dialect, graph=False, spin=False, transfers=True)
     given = ",".join(f"{name}:{file}" for name, file in inputs.items())
     once = ("--warmUp=0", "--duration=0", "--iterations=1", "--avgRuns=1")
-    return trtexec, f"--loadEngine={engine}", *pinned, *once, f"--loadInputs={given}", f"--exportOutput={outputs}"
+    written = (f"--loadInputs={given}", f"--exportOutput={outputs}")
+    return trtexec, f"--loadEngine={engine}", *_at(shapes), *pinned, *once, *written
 
 
 def engine_name(sm: str, version: str, precision: str) -> str:
@@ -177,3 +202,19 @@ def _pinned(dialect: Dialect, *, graph: bool, spin: bool, transfers: bool) -> Co
     """Each of the three said aloud; off is said where it is not the release's default."""
     wanted = {"--useCudaGraph": graph, "--useSpinWait": spin, "--noDataTransfers": not transfers}
     return tuple(flag if on else dialect.off[flag] for flag, on in wanted.items() if on or flag in dialect.off)
+
+
+def _range(shapes: tuple[Shapes, Shapes, Shapes] | None) -> Command:
+    if shapes is None:
+        return ()
+    names = ("minShapes", "optShapes", "maxShapes")
+    return tuple(f"--{name}={_in_words(given)}" for name, given in zip(names, shapes, strict=True))
+
+
+def _at(shapes: Shapes | None) -> Command:
+    return () if shapes is None else (f"--shapes={_in_words(shapes)}",)
+
+
+def _in_words(shapes: Shapes) -> str:
+    """``x:1x3x8x8,mask:1x8``."""
+    return ",".join(f"{name}:{'x'.join(map(str, shape))}" for name, shape in shapes.items())

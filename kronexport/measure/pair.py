@@ -50,7 +50,7 @@ def measure_pair(dense: Path, compressed: Path, setting: Setting, timing: Timing
             f"{side}.{figure}": result.reason
             for side, result in memory.items()
             for figure in ("peak_memory_bytes", "build_peak_memory_bytes")
-            if result.reason is not None
+            if result.reason is not None and getattr(result, figure) is None
         },
     )
 

@@ -18,7 +18,7 @@ def conv_steps(graph: onnx.GraphProto, sites: Collection[str]) -> dict[str, list
     found: dict[str, list[str]] = {}
     for node in graph.node:
         if node.op_type == "Conv":
-            site = _site(node.input[1], sites)
+            site = site_of_weight(node.input[1], sites)
             if site is not None:
                 found.setdefault(site, []).append(node.name)
     return found
@@ -30,7 +30,8 @@ def float_nodes(graph: onnx.GraphProto, float_steps: Mapping[str, Collection[int
     return [name for site, steps in names.items() for index, name in enumerate(steps) if index in float_steps[site]]
 
 
-def _site(weight: str, sites: Collection[str]) -> str | None:
+def site_of_weight(weight: str, sites: Collection[str]) -> str | None:
+    """The layer of ``sites`` that a weight of a lowered network is of, by its name."""
     for suffix in _SUFFIXES:
         site, found, _ = weight.rpartition(suffix)
         if found and site in sites:

@@ -48,7 +48,8 @@ class OutputTensor:
 class Requirement:
     """What a device must have.
 
-    ``machine`` lists values of ``platform.machine()``, ``gpu`` names that ``agent.gpus`` tells; None: any.
+    ``machine`` lists values of ``platform.machine()``, ``gpu`` names that ``agent.gpus`` tells; None: any. ``sm`` is
+    the compute capability of these, where an engine fits one alone.
     """
 
     runtime: Backend
@@ -56,6 +57,7 @@ class Requirement:
     rule: Literal["minimum", "exact"]
     machine: tuple[str, ...] | None
     gpu: tuple[str, ...] | None = None
+    sm: str | None = None
 
     def fits(self, machine: str) -> bool:
         """Whether it is for ``machine``, a value of ``platform.machine()``."""
@@ -78,7 +80,8 @@ class Manifest:
     ``artifact`` is the file that the runtime loads; None: built on the device. ``runtime_options`` are all that are
     set beside the threads. ``protocol`` is what the figures were measured by, empty where nothing was; ``rebuild`` the
     command that made the bundle. ``dynamic_batch``: how many samples at once model.onnx takes, the shapes of input and
-    outputs being those of the usual number; None: as many as the shapes say. ``files`` has the SHA-256 of every other
+    outputs being those of the usual number; None: as many as the shapes say. ``allow_fallback``: nodes may run in
+    another precision than that of the bundle. ``files`` has the SHA-256 of every other
     file; ``write_bundle`` fills it in.
     """
 
@@ -101,6 +104,7 @@ class Manifest:
     protocol: Mapping[str, Any]
     versions: dict[str, str]
     dynamic_batch: BatchRange | None = None
+    allow_fallback: bool = False
     files: dict[str, str] = field(default_factory=dict)
     schema: Literal[1] = field(default=1, kw_only=True)
 
@@ -111,7 +115,11 @@ class Manifest:
 
 
 def requirement(
-    backend: Backend, version: str, machine: tuple[str, ...] | None, gpu: tuple[str, ...] | None = None
+    backend: Backend,
+    version: str,
+    machine: tuple[str, ...] | None,
+    gpu: tuple[str, ...] | None = None,
+    sm: str | None = None,
 ) -> Requirement:
     """The runtime that a bundle needs, at the version it was built with.
 
@@ -124,6 +132,7 @@ def requirement(
         rule="exact" if backend == "tensorrt" else "minimum",
         machine=machine,
         gpu=gpu,
+        sm=sm,
     )
 
 
@@ -148,6 +157,7 @@ def build_manifest(
     rebuild: str,
     protocol: Mapping[str, Any],
     dynamic_batch: BatchRange | None = None,
+    allow_fallback: bool = False,
 ) -> Manifest:
     """The manifest of one bundle; tensors, opset and IR version are read from the file that ships.
 
@@ -165,6 +175,7 @@ def build_manifest(
         rebuild: The command line that makes this bundle again.
         protocol: How its figures were measured; empty where nothing was.
         dynamic_batch: How many samples at once the file takes; None: its batch is static.
+        allow_fallback: Whether nodes may run in another precision.
 
     Raises:
         KronexportError: The file is not one that may ship: other domains, more than one input, a dynamic shape.
@@ -194,6 +205,7 @@ def build_manifest(
         protocol=protocol,
         versions=_versions(),
         dynamic_batch=dynamic_batch,
+        allow_fallback=allow_fallback,
     )
 
 

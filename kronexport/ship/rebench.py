@@ -36,7 +36,9 @@ def bench_bundle(bundle: Path, *, against: Path | None, threads: int | None, tim
     setting = Setting(manifest["backend"], threads or manifest["threads"], spec, manifest["runtime_options"])
     with tempfile.TemporaryDirectory(prefix="kronexport-bench-") as work:
         try:
-            compiled = BACKENDS[profile.backend].compile(dense, Path(work), profile)
+            compiled = BACKENDS[profile.backend].compile(
+                dense, Path(work), profile, allow_fallback=manifest.get("allow_fallback", False)
+            )
         except KronexportError as error:
             raise UserInputError(f"--against {dense}: {error}") from error
         if compiled.artifact is None:

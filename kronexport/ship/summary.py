@@ -1,7 +1,9 @@
 """The figures of one target gathered into its part of report.json; every null gets its reason."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import onnx_ir as ir
 from torch import nn
@@ -52,7 +54,34 @@ def model_figures(
     )
 
 
-def layer_table(survey: Survey, plan: Plan, errors: dict[str, float]) -> tuple[LayerFigures, ...]:
+@dataclass(frozen=True, slots=True)
+class LayerTimes:
+    """Microseconds of sites by name, of the dense network and of the compressed one.
+
+    ``reason`` says why some lack, ``source`` what they are the times of.
+    """
+
+    dense: Mapping[str, float] = field(default_factory=dict)
+    compressed: Mapping[str, float] = field(default_factory=dict)
+    reason: str = NOT_TIMED
+    source: str = "each layer alone, timed for the plan"
+
+
+NO_LAYER_TIMES: Final = LayerTimes()
+
+
+def planned_times(plan: Plan, no_device: str | None = None) -> LayerTimes:
+    """Those that the plan rests on; ``no_device`` says why nothing was timed."""
+    return LayerTimes(
+        {choice.site: 1e6 * choice.dense_seconds for choice in plan.sites if choice.dense_seconds is not None},
+        {choice.site: 1e6 * choice.seconds for choice in plan.sites if choice.seconds is not None},
+        no_device or NOT_TIMED,
+    )
+
+
+def layer_table(
+    survey: Survey, plan: Plan, errors: dict[str, float], times: LayerTimes = NO_LAYER_TIMES
+) -> tuple[LayerFigures, ...]:
     """One row a site, in execution order; ``errors`` holds the exact weight error of each factorized one."""
     rows = []
     for site, choice in zip(survey.sites, plan.sites, strict=True):
@@ -67,18 +96,14 @@ def layer_table(survey: Survey, plan: Plan, errors: dict[str, float]) -> tuple[L
                 params=choice.params,
                 macs=choice.macs,
                 rel_error=errors.get(site.name, 0.0),
-                dense_us=_microseconds(choice.dense_seconds),
-                us=_microseconds(choice.seconds),
+                dense_us=times.dense.get(site.name),
+                us=times.compressed.get(site.name),
                 float_steps=choice.float_steps,
                 dense_params=site.params,
                 dense_macs=site.macs,
             )
         )
     return tuple(rows)
-
-
-def _microseconds(seconds: float | None) -> float | None:
-    return None if seconds is None else 1e6 * seconds
 
 
 def target_report(
@@ -98,16 +123,16 @@ def target_report(
     notes: Sequence[str],
     dynamic_batch: Sequence[BatchFigures] = (),
     recover: Training | None = None,
+    times: LayerTimes = NO_LAYER_TIMES,
 ) -> TargetReport:
     """The target's report.
 
     ``no_device`` says why nothing is measured here, ``uncompiled`` why there is no engine to verify here,
-    ``unevaluated`` why there is no score: with what ``measured`` says, every null gets its reason.
+    ``unevaluated`` why there is no score, ``times`` why layers have none: with what ``measured`` says, every null gets
+    its reason.
     """
     unmeasured = {
-        f"layers.{key}": no_device or NOT_TIMED
-        for key in ("dense_us", "us")
-        if any(getattr(layer, key) is None for layer in layers)
+        f"layers.{key}": times.reason for key in ("dense_us", "us") if any(getattr(row, key) is None for row in layers)
     }
     unmeasured |= _absent(no_device, uncompiled, unevaluated)
     unmeasured |= measured.unmeasured if measured else {}
@@ -121,7 +146,7 @@ def target_report(
     return TargetReport(
         precision=precision,
         environment=measured.environment if measured else {},
-        protocol=measured.protocol if measured else {},
+        protocol=(measured.protocol if measured else {}) | ({"layer_times": times.source} if times.compressed else {}),
         skipped=tuple(skipped),
         pareto=pareto,
         unmeasured=unmeasured,

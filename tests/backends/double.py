@@ -14,6 +14,7 @@ def save_double(path: Path, release: str = "8.6", fallback: str = "") -> Path:
         "#!/bin/sh",
         f"export TRTEXEC_DOUBLE_RELEASE={release} TRTEXEC_DOUBLE_VERSION={VERSIONS[release]}",
         f"export TRTEXEC_DOUBLE_FALLBACK='{fallback}'",
+        "unset PYTHONPATH",  # that of a board which is stood in for
         f'exec "{sys.executable}" "{SCRIPT}" "$@"',
     ]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -41,3 +41,12 @@ def quantized_tiny_model(path: Path) -> Path:
     feeds = [{"x": image[None]} for image in images(8)]
     onnx.save(quantized(onnx.load(path), feeds, Scheme(symmetric=True)), path)
     return path
+
+
+def dynamic_tiny_model(path: Path) -> Path:
+    """Writes the tiny model for any number of samples at once to ``path``, at the opset of any target."""
+    model = onnx.load(save_tiny_model(path, opset=13, ir_version=7))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "N"
+    onnx.save(model, path)
+    return path

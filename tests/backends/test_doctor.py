@@ -48,7 +48,7 @@ def test_a_target_without_its_runtime_is_not_ready(monkeypatch: pytest.MonkeyPat
 def test_a_jetson_is_ready_without_trtexec() -> None:
     """Its engine is built on the board."""
     assert doctor.target(load_target("jetson")).version == "ONNX and build_engine.sh for tensorrt 8.6.2"
-    assert doctor.trtexec(find=lambda _name: None).ok
+    assert doctor.trtexec(find=lambda: None).ok
 
 
 def test_another_device_is_ready_where_its_runtime_is() -> None:

@@ -69,6 +69,18 @@ def test_every_option_in_the_script_is_one_of_the_release(name: str, route: Rout
     assert words <= set(OPTIONS[dialect_of(profile.runtime.version).release])
 
 
+@pytest.mark.parametrize("name", JETPACKS)
+def test_a_range_of_shapes_is_one_of_the_release(name: str) -> None:
+    """The builder is given all three, the command that times it the usual one."""
+    shapes = tuple({"x": (size, 3, 8, 8)} for size in (1, 2, 5))
+    text = build_script(load_target(name), shapes=(shapes[0], shapes[1], shapes[2]))
+    assert all(f'"--{kind}Shapes=x:{size}x3x8x8"' in text for kind, size in (("min", 1), ("opt", 2), ("max", 5)))
+    assert text.count('"--shapes=x:2x3x8x8"') == 1
+    known = set(OPTIONS[dialect_of(load_target(name).runtime.version).release])
+    assert {"minShapes", "optShapes", "maxShapes", "shapes"} <= known
+    assert "hapes" not in build_script(load_target(name))
+
+
 @needs_bash
 @pytest.mark.parametrize("name", ["jetson", "jetson@jp6.2"])
 def test_the_script_is_executable_bash_for_its_target(name: str, tmp_path: Path) -> None:
@@ -198,7 +210,7 @@ def test_an_engine_without_a_layer_in_the_precision_is_refused(tmp_path: Path) -
     bundle = Bundle(tmp_path, "jetson", "qdq-symmetric", fallback="conv")
     done = bundle.run()
     assert done.returncode == 4
-    assert "int8 was asked for, and no layer of the engine runs in it" in done.stderr
+    assert "int8 was asked for, and no layer of the engine reads or writes it" in done.stderr
     assert "--allow-fallback" in done.stderr
     assert bundle.files() == bundle.before
 
@@ -209,7 +221,7 @@ def test_an_engine_that_may_fall_back_is_warned_of(tmp_path: Path) -> None:
     bundle = Bundle(tmp_path, "jetson", "qdq-symmetric", fallback="conv", allow=True)
     done = bundle.run()
     assert done.returncode == 0
-    assert "warning: int8 was asked for, and no layer of the engine runs in it" in done.stderr
+    assert "warning: int8 was asked for, and no layer of the engine reads or writes it" in done.stderr
     assert bundle.files() == bundle.before | {"model.engine"}
 
 

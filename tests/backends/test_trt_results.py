@@ -1,14 +1,17 @@
 """trtexec's JSON: what it says, and what is told of a file that is not as it should be."""
 
 import json
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kronexport.backends.trt_results import latency_stats, parse_outputs, parse_profile, parse_times
+from kronexport import agent
+from kronexport.backends.trt_results import build_memory, parse_outputs, parse_profile, parse_times, run_memory
 from kronexport.errors import KronexportError
+from kronexport.records import LatencyStats
 
 
 def times(*pairs: tuple[float, float]) -> str:
@@ -19,14 +22,14 @@ def test_times_are_those_of_computing_after_the_warm_up() -> None:
     """None dropped but those that began before its end."""
     found = parse_times(times((0, 50), (1999.9, 40), (2000, 3), (2003, 1), (2004, 2)), 2000)
     assert found == (3.0, 1.0, 2.0)
-    stats = latency_stats(found)
+    stats = LatencyStats(**agent.latency_stats(found))
     assert (stats.n, stats.min, stats.p50, stats.mean) == (3, 1.0, 2.0, 2.0)
 
 
 @given(st.lists(st.floats(0.01, 1e3), min_size=1, max_size=50))
 def test_percentiles_are_of_every_sample(samples: list[float]) -> None:
     found = parse_times(times(*((2000 + index, sample) for index, sample in enumerate(samples))), 2000)
-    stats = latency_stats(found)
+    stats = LatencyStats(**agent.latency_stats(found))
     assert stats.n == len(samples)
     assert stats.min == min(samples)
     assert stats.p50 == pytest.approx(float(np.median(samples)))
@@ -111,3 +114,21 @@ def test_what_is_no_number_in_c_is_none_here() -> None:
 def test_outputs_of_another_form_are_refused(text: str, message: str) -> None:
     with pytest.raises(KronexportError, match=message):
         parse_outputs(text)
+
+
+# --- memory -----------------------------------------------------------------------------------------------------
+
+BUILD = "[I] [TRT] [MemUsageStats] Peak memory usage of TRT CPU/GPU memory allocators: CPU {} MiB, GPU {} MiB"
+RUN = (
+    "[I] [TRT] [MemUsageChange] TensorRT-managed allocation in IExecutionContext creation: CPU +1, GPU +73, "
+    "now: CPU {}, GPU {} (MiB)"
+)
+
+
+@pytest.mark.parametrize(("line", "read"), [(BUILD, build_memory), (RUN, run_memory)], ids=["build", "run"])
+def test_memory_is_what_the_last_line_says_of_cpu_and_gpu(line: str, read: Callable[[str], int | None]) -> None:
+    """Of several contexts the last holds all; a log that does not say it, or less than its unit, gives nothing."""
+    log = f"first\n{line.format(9, 9)}\nbetween\n{line.format(18, 227)}\nlast"
+    assert read(log) == 245 * 2**20
+    assert read("[I] Average on 10 runs") is None
+    assert read(line.format(0, 0)) is None

@@ -9,7 +9,7 @@ from kronexport.backends.profile import Route, list_targets, load_target
 from kronexport.backends.trtexec import (
     DIALECTS,
     Build,
-    Command,
+    Shapes,
     build_command,
     dialect_of,
     engine_name,
@@ -18,14 +18,19 @@ from kronexport.backends.trtexec import (
     time_command,
 )
 from kronexport.errors import UserInputError
+from kronexport.machines.place import Command
 
 OPTIONS = json.loads((Path(__file__).parent / "data" / "trtexec_options.json").read_text(encoding="utf-8"))["releases"]
 RELEASES = [dialect.release for dialect in DIALECTS]
 every_release = pytest.mark.parametrize("release", RELEASES)
 
 
-def build(release: str, route: Route = "float-onnx") -> Command:
-    return build_command("trtexec", dialect_of(release), Build("m.onnx", "m.engine", route, 512, "t.cache", "l.json"))
+RANGE: tuple[Shapes, Shapes, Shapes] = ({"x": (1, 3, 8, 8)}, {"x": (2, 3, 8, 8)}, {"x": (5, 3, 8, 8)})
+
+
+def build(release: str, route: Route = "float-onnx", shapes: tuple[Shapes, Shapes, Shapes] | None = None) -> Command:
+    order = Build("m.onnx", "m.engine", route, 512, "t.cache", "l.json", shapes=shapes)
+    return build_command("trtexec", dialect_of(release), order)
 
 
 def commands(release: str) -> list[Command]:
@@ -33,6 +38,10 @@ def commands(release: str) -> list[Command]:
     dialect = dialect_of(release)
     return [
         *(build(release, route) for route in dialect.flags),
+        build(release, shapes=RANGE),
+        time_command("trtexec", dialect, "m.engine", "times.json", shapes=RANGE[0]),
+        profile_command("trtexec", dialect, "m.engine", "profile.json", shapes=RANGE[0]),
+        outputs_command("trtexec", dialect, "m.engine", {"x": "x.bin"}, "outputs.json", shapes=RANGE[0]),
         time_command("trtexec", dialect, "m.engine", "times.json"),
         profile_command("trtexec", dialect, "m.engine", "profile.json"),
         outputs_command("trtexec", dialect, "m.engine", {"x": "x.bin"}, "outputs.json"),
@@ -121,6 +130,18 @@ def test_what_is_on_by_default_in_some_release_is_said_in_each(release: str) -> 
 def test_inputs_go_by_name() -> None:
     command = outputs_command("trtexec", dialect_of("8.6"), "e", {"x": "x.bin", "mask": "m.bin"}, "o.json")
     assert "--loadInputs=x:x.bin,mask:m.bin" in command
+
+
+@every_release
+def test_shapes_are_said_where_they_are_open_and_nowhere_else(release: str) -> None:
+    """The range at the build, one of it at a run: with these options in every release."""
+    dialect = dialect_of(release)
+    assert {"--minShapes=x:1x3x8x8", "--optShapes=x:2x3x8x8", "--maxShapes=x:5x3x8x8"} <= set(
+        build(release, shapes=RANGE)
+    )
+    two = {"x": (2, 3, 8, 8), "mask": (2, 1)}
+    assert "--shapes=x:2x3x8x8,mask:2x1" in time_command("trtexec", dialect, "e", "t", shapes=two)
+    assert not any("hapes" in word for word in (*build(release), *time_command("trtexec", dialect, "e", "t")))
 
 
 @pytest.mark.parametrize(

@@ -32,11 +32,12 @@ def test_every_key_of_the_contract_is_written(tmp_path: Path) -> None:
         "protocol",
         "versions",
         "dynamic_batch",
+        "allow_fallback",
         "files",
         "compatibility",
     }
     assert value["golden"] == {"file": "golden.npz", "tolerance": 1e-5, "metric": "rel_l2"}
-    assert set(value["requires"]) == {"runtime", "version", "rule", "machine", "gpu"}
+    assert set(value["requires"]) == {"runtime", "version", "rule", "machine", "gpu", "sm"}
     assert datetime.fromisoformat(value["created"]).utcoffset() == timedelta(0)
 
 
@@ -72,8 +73,8 @@ def test_what_decides_where_a_bundle_runs_is_in_its_key(tmp_path: Path) -> None:
     assert (
         manifest(model, requires=requires).to_json()["compatibility"] == "1;onnxruntime>=1.23.0;x86_64,AMD64;any;fp32"
     )
-    board = requirement("tensorrt", "8.6.2", ("aarch64",), ("nvidia,tegra234",))
-    key = "1;tensorrt==8.6.2;aarch64;nvidia,tegra234;fp16"
+    board = requirement("tensorrt", "8.6.2", ("aarch64",), ("nvidia,tegra234",), "8.7")
+    key = "1;tensorrt==8.6.2;aarch64;nvidia,tegra234 sm8.7;fp16"
     assert manifest(model, requires=board, artifact=None, precision="fp16").to_json()["compatibility"] == key
     assert manifest(model, requires=requires, model="other").to_json()["compatibility"].startswith("1;onnxruntime>=")
 

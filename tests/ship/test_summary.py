@@ -24,7 +24,7 @@ from kronexport.records import (
     TargetReport,
 )
 from kronexport.ship.report_json import missing_reasons
-from kronexport.ship.summary import layer_table, model_figures, target_report
+from kronexport.ship.summary import layer_table, model_figures, planned_times, target_report
 from tests.ship.samples import LATENCY, PARETO, figures, write_model
 from tests.ship.samples import target_report as target
 
@@ -115,7 +115,8 @@ def test_a_layer_that_was_not_timed_says_why() -> None:
     """The device that is not there is the reason where it is not; layers that were timed need none."""
     row = target().layers[0]
     assert "not timed for the plan" in gathered(layers=(row,)).unmeasured["layers.us"]
-    assert gathered(layers=(row,), no_device="no device").unmeasured["layers.dense_us"] == "no device"
+    absent = planned_times(Plan("t", (), "roofline"), "no device")
+    assert gathered(layers=(row,), times=absent).unmeasured["layers.dense_us"] == "no device"
     timed = gathered(layers=(replace(row, dense_us=2.0, us=1.0),))
     assert timed.unmeasured == {}
     assert complete(timed)
@@ -151,7 +152,8 @@ def site() -> Site:
 def test_a_factorized_layer_shows_its_structure_and_exact_error(site: Site) -> None:
     structure = gkpd_structure((3, 2, 3, 1), (2, 2, 1, 3), 2)
     planned = SitePlan("conv", structure, "grouped-1-2", 66, 2000, 0.3, dense_seconds=3e-5, seconds=2e-5)
-    (row,) = layer_table(Survey((site,), (), 222, 7776), Plan("t", (planned,), "measured"), {"conv": 0.3125})
+    plan = Plan("t", (planned,), "measured")
+    (row,) = layer_table(Survey((site,), (), 222, 7776), plan, {"conv": 0.3125}, planned_times(plan))
     assert (row.site, row.method, row.structure, row.ranks) == ("conv", "gkpd", "3x2x3x1 * 2x2x1x3", (2,))
     assert (row.lowering, row.params, row.macs, row.rel_error) == ("grouped-1-2", 66, 2000, 0.3125)
     assert (row.dense_params, row.dense_macs) == (222, 7776)
