@@ -476,7 +476,7 @@ def ship_stage(job: Job, dense: Network, network: Network, protocol: Mapping[str
             job.profile.backend,
             job.runtime,
             job.profile.machine,
-            gpu=(job.profile.board.compatible,) if job.profile.board else None,
+            gpu=job.profile.compatible if job.profile.board else None,
             sm=job.profile.board.sm if job.profile.board else None,
         ),
         tolerance=job.profile.tolerances[job.config.precision],

@@ -132,7 +132,9 @@ class Elsewhere:
         raise AssertionError(work)
 
 
-PI = Elsewhere({"machine": "aarch64", "compatible": [], "runtime_version": "1.24.1"})
+PI = Elsewhere(
+    {"machine": "aarch64", "compatible": ["raspberrypi,5-model-b", "brcm,bcm2712"], "runtime_version": "1.24.1"}
+)
 
 
 def test_a_bundle_for_a_board_asks_for_the_release_that_is_there() -> None:

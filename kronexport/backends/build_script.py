@@ -60,7 +60,7 @@ def build_script(
     version, precision = profile.runtime.version, PRECISION_OF[route]
     settings = {
         "target": profile.name,
-        "chip": board.compatible,
+        "chip": profile.compatible[0],
         "jetpack": board.jetpack,
         "tensorrt": version,
         "precision": precision,

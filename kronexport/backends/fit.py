@@ -20,10 +20,10 @@ def check_fits(profile: TargetProfile, place: str, environment: Mapping[str, Any
         MissingRuntimeError: It has another release of the runtime; with the pip command, or the target to take.
     """
     check_machine(profile, place, environment["machine"])
-    if profile.board is not None and profile.board.compatible not in environment["compatible"]:
+    if profile.compatible and set(profile.compatible).isdisjoint(environment["compatible"]):
         names = ", ".join(environment["compatible"]) or "no board with a device tree"
         raise UserInputError(
-            f"target {profile.name!r}: {place} is {names}, expected {profile.board.compatible}; "
+            f"target {profile.name!r}: {place} is {names}, expected {' or '.join(profile.compatible)}; "
             "choose its target: kronexport targets list"
         )
     check_release(profile, place, environment["runtime_version"])

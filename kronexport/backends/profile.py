@@ -65,15 +65,13 @@ class Roofline(_Strict):
 class Board(_Strict):
     """The device that a TensorRT engine is built on.
 
-    ``compatible`` is the chip as /proc/device-tree/compatible names it; ``workspace_mib`` the scratch memory that the
-    builder may use.
+    ``workspace_mib``: the scratch memory that the builder may use.
     """
 
     jetpack: str
     python: str
     cuda: str
     sm: Annotated[str, Field(pattern=r"^\d+\.\d$")]
-    compatible: Annotated[str, Field(pattern=r"^[a-z0-9,.-]+$")]
     workspace_mib: PositiveInt
 
 
@@ -93,10 +91,11 @@ class TargetProfile(_Strict):
     ``precisions`` are those that are built; ``routes`` says of every precision how device and runtime are brought to
     it, the preferred way first, and is empty where they have no such arithmetic. Ranks and channels per group in
     multiples of ``rank_multiple`` fill the device's lanes. ``tolerances``: largest relative L2 error from one stage to
-    the next, for each of ``precisions``. ``machine``: values of ``platform.machine()``, None for any. ``memory_gb``: of
-    the device that ``description`` names, the least that it is sold with; None where its makers are many.
-    ``power_mode``: the one that the roofline is of, None where none is chosen. ``facts`` gives the source of other
-    keys. ``variant`` names the variant that these values are of; None where there is but one.
+    the next, for each of ``precisions``. ``machine``: values of ``platform.machine()``, None for any.
+    ``compatible``: the chips that the device may have, as /proc/device-tree/compatible names them, none for any.
+    ``memory_gb``: of the device that ``description`` names, the least that it is sold with; None where its makers are
+    many. ``power_mode``: the one that the roofline is of, None where none is chosen. ``facts`` gives the source of
+    other keys. ``variant`` names the variant that these values are of; None where there is but one.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*(@[a-z0-9.-]+)?$")]
@@ -112,6 +111,7 @@ class TargetProfile(_Strict):
     rank_multiple: PositiveInt
     tolerances: dict[Precision, PositiveFloat]
     machine: Annotated[tuple[str, ...] | None, _TOML_LIST] = None
+    compatible: Annotated[tuple[Annotated[str, Field(pattern=r"^[a-z0-9,.-]+$")], ...], _TOML_LIST] = ()
     memory_gb: PositiveFloat | None = None
     power_mode: str | None = None
     roofline: Roofline
@@ -120,6 +120,16 @@ class TargetProfile(_Strict):
     facts: dict[str, Fact] = Field(default_factory=dict)
     variant: str | None = None
     variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _has_its_board(self) -> Self:
+        if (self.backend == "tensorrt") != (self.board is not None):
+            raise ValueError("board: expected with backend tensorrt, and with no other")
+        if self.board is not None and len(self.compatible) != 1:
+            raise ValueError(f"compatible: got {list(self.compatible)}, expected the one chip of board.sm")
+        if self.measured_here and self.board is not None:
+            raise ValueError("measured_here: got true, expected false: the engine is built on the board")
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -134,10 +144,6 @@ class TargetProfile(_Strict):
             raise ValueError(f"routes: got {sorted(self.routes)}, expected all of {sorted(get_args(Precision))}")
         if without := [precision for precision in self.precisions if not self.routes[precision]]:
             raise ValueError(f"routes.{without[0]}: got none, expected one: precisions names {without[0]}")
-        if (self.backend == "tensorrt") != (self.board is not None):
-            raise ValueError("board: expected with backend tensorrt, and with no other")
-        if self.measured_here and self.board is not None:
-            raise ValueError("measured_here: got true, expected false: the engine is built on the board")
         known = _keys_with_facts()
         if unknown := sorted(set(self.facts) - known):
             raise ValueError(f"facts.{unknown[0]}: no such key{_did_you_mean(unknown[0], known)}")

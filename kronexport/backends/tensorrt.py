@@ -36,7 +36,7 @@ _EXECUTABLE: Final = 0o755
 
 def is_board(profile: TargetProfile) -> bool:
     """Whether this machine is the target's board: by its chip, which has one SM, its trtexec and that one's release."""
-    if profile.board is None or profile.board.compatible not in agent.gpus() or agent.trtexec_path() is None:
+    if profile.board is None or profile.compatible[0] not in agent.gpus() or agent.trtexec_path() is None:
         return False
     with agent_errors():
         release = agent.trtexec_release()

@@ -24,6 +24,13 @@ def test_the_device_of_the_target_fits(target: str, found: dict[str, Any]) -> No
 @pytest.mark.parametrize(
     ("target", "found", "error", "message"),
     [
+        (
+            "rpi5",
+            RASPBERRY | {"compatible": ["xunlong,orangepi-5", "rockchip,rk3588s"]},
+            UserInputError,
+            "rockchip,rk3588s, expected brcm,bcm2712",
+        ),
+        ("rk3588", RASPBERRY, UserInputError, "expected rockchip,rk3588 or rockchip,rk3588s"),
         ("rpi5", RASPBERRY | {"machine": "x86_64"}, UserInputError, "me@there is x86_64, expected aarch64"),
         (
             "jetson",
