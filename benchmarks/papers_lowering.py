@@ -31,7 +31,7 @@ from kronexport.plan.measured import Menu, measured_plan
 from kronexport.plan.rehearsal import Rehearsal
 from kronexport.records import Plan, Site, SitePlan, Speedup, Survey, silent
 from kronexport.request import check_request, instruments_for
-from kronexport.stages import scan_stage
+from kronexport.stages.compress import scan_stage
 from kronexport.survey.project import Project
 
 TIMING = Timing(seconds=5.0, rounds=20, warmup_seconds=1.0)

@@ -4,7 +4,7 @@
            -> measure -> ship
 
 ``run`` surveys the model once and then walks each target down the rest of the line: ``build_target``. What a stage
-does is in ``stages.py`` and in the folder of its name.
+does with a target is in ``stages/``, how in the folder of its name.
 """
 
 import logging
@@ -50,20 +50,12 @@ from kronexport.request import (
 from kronexport.ship.output import OutputFolder, check_output, prepare_output, remove_stale
 from kronexport.ship.report_html import write_report_html
 from kronexport.ship.report_json import write_report_json
-from kronexport.stages import (
-    FactorizedModels,
-    Job,
-    batch_figures,
-    compress_stage,
-    layer_times,
-    measure_stage,
-    misses_latency,
-    precision_notes,
-    realize,
-    report_stage,
-    scan_stage,
-    ship_stage,
-)
+from kronexport.stages.compress import compress_stage, scan_stage
+from kronexport.stages.job import FactorizedModels, Job
+from kronexport.stages.measure import batch_figures, layer_times, measure_stage, misses_latency, precision_notes
+from kronexport.stages.realize import realize
+from kronexport.stages.report import report_stage
+from kronexport.stages.ship import ship_stage
 from kronexport.survey.inputs import is_folder
 from kronexport.survey.model import load_model
 from kronexport.survey.project import Project, load_project

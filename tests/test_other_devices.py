@@ -14,11 +14,12 @@ import onnx
 import pytest
 import torch
 
-from kronexport import request, stages
+from kronexport import request
 from kronexport.backends.profile import load_target
 from kronexport.lower import simplify
 from kronexport.records import TargetReport
 from kronexport.ship.report_json import missing_reasons, read_report_json
+from kronexport.stages import measure, realize
 from kronexport.survey.model import load_model
 from kronexport.verify.outputs import Outputs, run_onnx
 from tests.conftest import INPUT, SHORT, Ended, command
@@ -49,9 +50,9 @@ def nothing_is_timed() -> Iterator[None]:
         raise AssertionError("measured on a machine that is not the device")
 
     with pytest.MonkeyPatch.context() as patch:
-        for module, name in ((request, "measure_forms"), (request, "measured_costs"), (stages, "measure_pair")):
+        for module, name in ((request, "measure_forms"), (request, "measured_costs"), (measure, "measure_pair")):
             patch.setattr(module, name, refuse)
-        for module, name in ((stages, "bench_models"), (stages, "score_engine")):
+        for module, name in ((measure, "bench_models"), (realize, "score_engine")):
             patch.setattr(module, name, refuse)
         patch.setattr(simplify, "importlib", SimpleNamespace(util=SimpleNamespace(find_spec=lambda _name: None)))
         yield

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kronexport import pipeline, stages
+from kronexport import pipeline
 from kronexport.errors import BundleError, GoalError, KronexportError, UserInputError, VerificationError
 from kronexport.measure.pair import PairFigures, SideFigures
 from kronexport.records import LatencyStats, Report, Speedup, TargetReport
 from kronexport.ship.report_json import read_report_json
-from kronexport.stages import Job
+from kronexport.stages import measure as measure_stages
+from kronexport.stages.job import Job
 from kronexport.verify.outputs import run_onnx
 from tests.conftest import INPUT, SHORT, TARGETS, Built, Ended, command
 
@@ -76,7 +77,7 @@ def test_asked_for_speed_dense_ships_rather_than_something_slower(
     network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The goal is missed, exit code 5, and the bundle holds the dense network."""
-    monkeypatch.setattr(stages, "measure_pair", measured_as("slower"))
+    monkeypatch.setattr(measure_stages, "measure_pair", measured_as("slower"))
     ended = build(network, tmp_path / "out", "--target", "cpu", "--goal", "latency<=0.9", "--goal", "macs<=0.5")
     assert ended.code == 5
     assert "goal latency<=0.9 missed" in ended.err
@@ -95,7 +96,7 @@ def test_not_asked_for_speed_a_slower_network_ships_with_a_warning(
     network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The user asked for fewer MACs and gets them, exit code 0, and is told."""
-    monkeypatch.setattr(stages, "measure_pair", measured_as("slower"))
+    monkeypatch.setattr(measure_stages, "measure_pair", measured_as("slower"))
     with caplog.at_level(logging.WARNING):
         ended = build(network, tmp_path / "out", "--target", "cpu", "--goal", "macs<=0.5")
     assert ended.code == 0, ended.err
@@ -182,7 +183,7 @@ def test_a_goal_on_latency_that_is_met_keeps_a_slower_network(
     network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every goal is met, so nothing is given up for speed that nobody asked for."""
-    monkeypatch.setattr(stages, "measure_pair", measured_as("slower"))
+    monkeypatch.setattr(measure_stages, "measure_pair", measured_as("slower"))
     ended = build(network, tmp_path / "out", "--target", "cpu", "--goal", "latency<=1s", "--goal", "macs<=0.5")
     assert ended.code == 0, ended.err
     figures = read_report_json(tmp_path / "out" / "report.json").targets[X86[0]]

@@ -1,0 +1,104 @@
+"""From a plan to the compressed network: factors, fitted and trained, then made real."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from functools import partial
+
+from kronexport.export.onnx_export import export_onnx
+from kronexport.export.replace import factorized, site_weights
+from kronexport.factorize.calibrate import Calibration, image_limit
+from kronexport.factorize.scan import ErrorScan
+from kronexport.plan.accuracy import BUILDS, next_error, planned_error
+from kronexport.records import (
+    Plan,
+)
+from kronexport.recover.recovery import recovered
+from kronexport.stages.job import FactorizedModel, Job, Network
+from kronexport.stages.realize import realize
+from kronexport.survey.project import Project
+from kronexport.verify.outputs import compare, run_torch
+
+
+def scan_stage(project: Project, fixed: Collection[str]) -> ErrorScan:
+    """The weight errors of the sites without factors, which every target's plan rests on."""
+    free = tuple(site.name for site in project.survey.sites if site.name not in fixed)
+    return ErrorScan(site_weights(project.module, free))
+
+
+def compress_stage(job: Job, plan: Plan, dense: Network, outputs: Sequence[str]) -> Network:
+    """The network of ``plan``; where accuracy is all that is asked for, the one of most error that keeps it.
+
+    Raises:
+        GoalError: no plan meets the goals.
+    """
+    network = factorize_stage(job, plan, outputs, dense.accuracy)
+    allowed = job.planner.drop_alone(job.profile)
+    if allowed is None or dense.accuracy is None or network.accuracy is None:
+        return network
+    built = [(dense.accuracy - network.accuracy, network)]
+    while error := next_error([(planned_error(one.plan), drop) for drop, one in built], allowed):
+        job.progress("accuracy", len(built), BUILDS)
+        plan = job.planner.plan(job.profile, job.progress, error)
+        network = factorize_stage(job, plan, outputs, dense.accuracy)
+        if network.accuracy is None or network.plan in [one.plan for _, one in built]:
+            break
+        built.append((dense.accuracy - network.accuracy, network))
+    met = [network for drop, network in built if drop <= allowed]
+    if met:
+        return max(met, key=lambda network: planned_error(network.plan))
+    return min(built, key=lambda pair: pair[0])[1]
+
+
+def factorize_stage(job: Job, plan: Plan, outputs: Sequence[str], dense_accuracy: float | None) -> Network:
+    """The planned factors, fitted to the calibration images where there are some, trained if asked, and made real.
+
+    Those that the model came with stay as they are; where there are no others, nothing is trained.
+    """
+    job.progress("factorize", 0, 1)
+    stop_at = sufficient_score(job, dense_accuracy)
+    key = tuple((choice.site, choice.structure) for choice in plan.sites), stop_at
+    if key not in job.factorized:
+        images, told = calibration(job.project), partial(job.progress, "factorize")
+        free = {site: structure for site, structure in plan.structures.items() if site not in job.fixed}
+        kept = {site: job.fixed[site] for site in plan.structures if site in job.fixed}
+        fitted = FactorizedModel(factorized(job.project.module, free, images, told, kept))
+        job.factorized[key] = recover_stage(job, fitted, stop_at) if free else fitted
+    model = job.factorized[key]
+    job.progress("export", 0, 1)
+    exported = export_onnx(model.module, job.project.input, outputs)
+    return replace(realize(job, plan, model.module, exported, "compressed"), training=model.training)
+
+
+def sufficient_score(job: Job, dense_accuracy: float | None) -> float | None:
+    """What a network has to score for the goals on accuracy; None where there are none, or nothing to score it by."""
+    drops = [goal.number for goal in job.planner.goals_of(job.profile) if goal.name == "accuracy_drop"]
+    return dense_accuracy - min(drops) if drops and dense_accuracy is not None else None
+
+
+def recover_stage(job: Job, fitted: FactorizedModel, stop_at: float | None) -> FactorizedModel:
+    """The model trained as ``--recover`` says, until it scores ``stop_at``; without that option as it is.
+
+    Raises:
+        UserInputError: as ``distil`` and ``trained_by``.
+    """
+    if job.recovery is None:
+        return fitted
+    job.progress("recover", 0, 1)
+    project, dense = job.project, job.project.module
+    model, training = recovered(
+        job.recovery, fitted.module, dense, progress=job.progress, evaluate=project.evaluate, stop_at=stop_at
+    )
+    batch = project.input.shape[0]
+    wanted = run_torch(dense, project.golden, batch)
+    before, after = (
+        compare("factorized", "dense", run_torch(one, project.golden, batch), wanted, None).rel_l2
+        for one in (fitted.module, model)
+    )
+    return FactorizedModel(model, replace(training, error_before=before, error_after=after))
+
+
+def calibration(project: Project) -> Calibration | None:
+    """The images that factors are fitted to, in batches of the input's size."""
+    if project.calibration is None:
+        return None
+    return Calibration(project.calibration, project.input.shape[0], image_limit(project.survey.sites))
