@@ -17,7 +17,7 @@ from kronexport.plan.float_steps import with_float_steps
 from kronexport.plan.goals import DEFAULT_GOALS, Goal, budget, for_floats, parse_goal
 from kronexport.plan.guard import guarded_plan
 from kronexport.plan.in_context import PlanAt, better_in_int8, goals_met, tuned_plan
-from kronexport.plan.measured import Clock, Menu, form_by_clock, measured_plan, untimed, with_times
+from kronexport.plan.measured import Clock, Menu, form_by_clock, measured_plan, with_times, without_times
 from kronexport.plan.pareto import pareto_front
 from kronexport.plan.rehearsal import Rehearsal
 from kronexport.plan.roofline import FLOAT_BYTES
@@ -104,7 +104,7 @@ class Planner:
         if instruments is None or instruments.in_float is None:
             return plan
         by_float = self._by_goals(profile, goals, instruments.in_float, progress, error)
-        by_float = replace(by_float, sites=tuple(map(untimed, by_float.sites)))
+        by_float = without_times(by_float)  # which are those of another precision
         plan, by_float = (self.with_float_steps(one, instruments) for one in (plan, by_float))
         better = partial(better_in_int8, plan, by_float, goals, instruments.rehearsal)
         return _if_timed(better, plan, "the plan by times in float is not weighed")

@@ -35,6 +35,8 @@ _GROUND: Final = (
 _FIGURES: Final = ("params", "macs", "bytes", "latency_ms", "peak_memory_bytes", "build_peak_memory_bytes", "accuracy")
 _LAYER_FIGURES: Final = ("params", "macs", "dense_us", "us")
 _TIMED: Final = ("latency", "memory", "layer times", "speed-up")
+_LAYER_TIMES: Final = "layer_times"
+"""Of the protocol: what the microseconds of layers are of, of which the networks' are independent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +80,11 @@ class Comparison:
     layers: tuple[LayerRow, ...]
 
     def is_comparable(self, subject: Subject) -> bool:
-        """Whether what was timed of ``subject`` stands on the same ground as the first."""
+        """Whether what was timed of ``subject``'s network stands on the same ground as the first."""
         first = self.subjects[0].label
         return all(
-            first not in difference.values
+            _TIMED[0] not in difference.affects
+            or first not in difference.values
             or subject.label not in difference.values
             or difference.values[first] == difference.values[subject.label]
             for difference in self.differences
@@ -251,7 +254,7 @@ def _conditions(subject: Subject) -> dict[str, str]:
     """What has to be alike for figures to be compared; of a target that was not measured the precision alone."""
     report = subject.report
     ground = {name: report.environment.get(name) for name in _GROUND if name in report.environment}
-    protocol = {name: value for name, value in report.protocol.items() if name != "input"}
+    protocol = {name: value for name, value in report.protocol.items() if name not in ("input", _LAYER_TIMES)}
     shapes = ", ".join("x".join(map(str, shape)) for shape in report.protocol.get("input", {}).values())
     named = protocol | ground | ({"input shape": shapes} if shapes else {})
     plain = {name: str(value) if isinstance(value, list) else value for name, value in named.items()}
@@ -267,6 +270,10 @@ def _differences(subjects: tuple[Subject, ...]) -> tuple[Difference, ...]:
         values = {label: conditions[label].get(name, NOT_RECORDED) for label in labels}
         if len(set(values.values())) > 1:
             found.append(Difference(name, values, (*_TIMED, "MACs") if name == "input shape" else _TIMED))
+    told = [subject for subject in subjects if _LAYER_TIMES in subject.report.protocol]
+    sources = {subject.label: str(subject.report.protocol[_LAYER_TIMES]) for subject in told}
+    if len(set(sources.values())) > 1:
+        found.append(Difference("layer times", sources, ("layer times",)))
     return tuple(found)
 
 

@@ -23,8 +23,9 @@ _CHARACTER: Final = 0.085
 """Inches that a character of this size takes."""
 
 _AXIS_ROOM: Final = 0.5
+_LEGEND_ROOM: Final = 0.35
 _EDGE: Final = 0.12
-"""Inches beside the axes: with their numbers and name, and without."""
+"""Inches beside the axes: with their numbers and name, with a legend, and with nothing."""
 
 _LONGEST_NAME: Final = 30
 _LEAST_DRAWN: Final = 1e-9
@@ -93,7 +94,7 @@ def layers_chart(target: TargetReport, name: str) -> str | None:
     axes.xaxis.tick_top()
     axes.xaxis.set_label_position("top")
     axes.set_xlabel(unit, color=Ink.SOFT)
-    axes.legend(frameon=False, labelcolor=Ink.TEXT, loc="lower right")
+    axes.legend(frameon=False, labelcolor=Ink.TEXT, loc="upper right", bbox_to_anchor=(1, 0), ncols=2)
     return inline_svg(figure, name, f"{unit} of each layer, dense and compressed")
 
 
@@ -132,7 +133,7 @@ def front_chart(target: TargetReport, name: str) -> str | None:
         axes.plot([share], [point.error], "o", color=ink, markersize=size, markeredgewidth=0)
         if point.chosen:
             axes.annotate("the plan", (share, point.error), (6, 6), textcoords="offset points", color=Ink.TEXT)
-    axes.set_xlim(0, 108)
+    axes.set_xlim(0, 1.08 * max(100, *across))
     axes.set_ylim(0, 1.15 * max(0.01, *(point.error for point in target.pareto)))
     axes.set_ylabel("error", color=Ink.SOFT)
     what = "time of the layers that can be factorized" if timed else "MACs"
@@ -148,10 +149,13 @@ def _distribution(axes: "Axes", row: int, stats: LatencyStats, ink: Ink) -> None
 
 
 def _canvas(height: float, labels: Sequence[str], *, axis_on_top: bool = False) -> tuple[Figure, "Axes"]:
-    """A figure with one plain pair of axes, ``height`` inches high, and room for ``labels`` at its left side."""
-    whole = height + _AXIS_ROOM + _EDGE
+    """A figure with one plain pair of axes, ``height`` inches high, and room for ``labels`` at its left side.
+
+    Below an axis on top there is a legend.
+    """
+    low, high = (_LEGEND_ROOM, _AXIS_ROOM) if axis_on_top else (_AXIS_ROOM, _EDGE)
+    whole = height + low + high
     figure = Figure(figsize=(_WIDTH, whole))
-    low, high = (_EDGE, _AXIS_ROOM) if axis_on_top else (_AXIS_ROOM, _EDGE)
     left = _EDGE + _CHARACTER * max(map(len, labels))
     figure.subplots_adjust(left / _WIDTH, low / whole, 1 - _EDGE / _WIDTH, 1 - high / whole)
     axes = figure.add_subplot()

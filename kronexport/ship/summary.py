@@ -29,7 +29,7 @@ from kronexport.records import (
 
 NOT_TIMED = "the layer was not timed for the plan, dense and in the form that it has now"
 
-UNTIMED = "nothing was timed for the plan; its seconds are estimates of the target's roofline"
+UNTIMED = "the candidates were not timed, or not in this precision"
 
 
 def model_figures(
@@ -140,9 +140,7 @@ def target_report(
         unmeasured["pareto.latency"] = UNTIMED
     if any(figures.speedup is None for figures in dynamic_batch):
         unmeasured["dynamic_batch"] = unmeasured["speedup"]
-    unmeasured |= {
-        f"goals.{goal.expr}": unmeasured[f"compressed.{figure_of(goal)}"] for goal in goals if goal.met is None
-    }
+    unmeasured |= {f"goals.{goal.expr}": _why_unjudged(goal, unmeasured) for goal in goals if goal.met is None}
     return TargetReport(
         precision=precision,
         environment=measured.environment if measured else {},
@@ -160,6 +158,12 @@ def target_report(
         dynamic_batch=tuple(dynamic_batch),
         recover=recover,
     )
+
+
+def _why_unjudged(goal: GoalResult, unmeasured: Mapping[str, str]) -> str:
+    """The reason of the figure that lacks, which is dense's where the compressed network has it."""
+    compressed, dense = (f"{side}.{figure_of(goal)}" for side in ("compressed", "dense"))
+    return unmeasured[compressed] if compressed in unmeasured else unmeasured[dense]
 
 
 def _absent(no_device: str | None, uncompiled: str | None, unevaluated: str) -> dict[str, str]:

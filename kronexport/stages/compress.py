@@ -9,9 +9,7 @@ from kronexport.export.replace import factorized, site_weights
 from kronexport.factorize.calibrate import Calibration, image_limit
 from kronexport.factorize.scan import ErrorScan
 from kronexport.plan.accuracy import BUILDS, next_error, planned_error
-from kronexport.records import (
-    Plan,
-)
+from kronexport.records import Plan
 from kronexport.recover.recovery import recovered
 from kronexport.stages.job import FactorizedModel, Job, Network
 from kronexport.stages.realize import realize

@@ -13,13 +13,7 @@ from kronexport.config import BuildConfig
 from kronexport.factorize.network import KroneckerNetwork
 from kronexport.machines.base import Machine
 from kronexport.plan.planner import Planner
-from kronexport.records import (
-    Check,
-    Plan,
-    ProgressCallback,
-    Structure,
-    Training,
-)
+from kronexport.records import Check, Plan, ProgressCallback, Structure, Training
 from kronexport.recover.recovery import Recovery
 from kronexport.ship.output import OutputFolder
 from kronexport.survey.project import Project

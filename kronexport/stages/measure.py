@@ -4,16 +4,14 @@ import logging
 from dataclasses import replace
 
 from kronexport.backends.tensorrt import NO_DEVICE
+from kronexport.errors import KronexportError
 from kronexport.lower.graph_edit import static_shape
 from kronexport.measure.latency import bench_models
 from kronexport.measure.layers import PROFILED, profile_layers, site_times, sites_of_nodes
 from kronexport.measure.pair import PairFigures, SideFigures, measure_pair
 from kronexport.measure.setting import Setting, Timing
 from kronexport.plan.goals import judge
-from kronexport.records import (
-    BatchFigures,
-    ModelFigures,
-)
+from kronexport.records import BatchFigures, ModelFigures
 from kronexport.ship.summary import LayerTimes, model_figures, planned_times
 from kronexport.stages.job import Job, Network
 
@@ -70,10 +68,14 @@ def layer_times(job: Job, dense: Network, compressed: Network) -> LayerTimes:
     job.progress("profile", 0, 1)
     setting = Setting(job.profile.backend, job.threads, job.project.input, machine=job.machine)
     names = [site.name for site in job.project.survey.sites]
-    before, after = (
-        site_times(profile_layers(artifact, setting), sites_of_nodes(network.verified.path, names))
-        for network, artifact in ((dense, artifacts[0]), (compressed, artifacts[1]))
-    )
+    try:
+        before, after = (
+            site_times(profile_layers(artifact, setting), sites_of_nodes(network.verified.path, names))
+            for network, artifact in ((dense, artifacts[0]), (compressed, artifacts[1]))
+        )
+    except KronexportError as error:  # the networks are there and measured all the same
+        log.warning("%s: layers have no times: %s", job.profile.name, error)
+        return LayerTimes(reason=f"the profiling run failed: {error}")
     reason = "the engine runs it in one layer with another's nodes, or does not name it"
     return LayerTimes(before, after, reason, "the engine's layers, in a profiling run of its own")
 

@@ -19,9 +19,7 @@ from kronexport.lower.lowering import lower
 from kronexport.machines.here import HERE
 from kronexport.machines.runner import MachineRunner
 from kronexport.precision.quantize import Scheme
-from kronexport.records import (
-    Plan,
-)
+from kronexport.records import Plan
 from kronexport.stages.job import Job, Network
 from kronexport.survey.project import Project
 from kronexport.verify.batches import verify_engine, verify_lowered

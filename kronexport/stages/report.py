@@ -10,11 +10,7 @@ from kronexport.factorize.calibrate import COLUMN_LIMIT, is_too_wide
 from kronexport.machines.here import HERE
 from kronexport.measure.pair import PairFigures
 from kronexport.plan.goals import judge
-from kronexport.records import (
-    BatchFigures,
-    TargetReport,
-    Training,
-)
+from kronexport.records import BatchFigures, TargetReport, Training
 from kronexport.ship.summary import LayerTimes, layer_table, target_report
 from kronexport.stages.compress import calibration
 from kronexport.stages.job import Job, Network
@@ -135,5 +131,6 @@ def training_notes(training: Training | None) -> tuple[str, ...]:
     if training.kind == "own loop":
         return (f"the network was then trained by a loop of the user's: {gain}",)
     labels = "with labels" if training.labels else "without labels"
-    data = f"{training.epochs} epochs on {training.images} images {labels}"
+    epochs = "1 epoch" if training.epochs == 1 else f"{training.epochs} epochs"
+    data = f"{epochs} on {training.images} images {labels}"
     return (f"the network was then taught by the dense one, {data}: {gain}",)

@@ -146,6 +146,18 @@ def test_a_target_that_was_not_measured_has_no_other_protocol(tmp_path: Path) ->
     assert compare(paths).differences == ()
 
 
+@pytest.mark.parametrize(("other", "warnings"), [(None, 0), ("each layer alone", 0), ("the engine's layers", 1)])
+def test_layer_times_of_another_kind_say_nothing_against_the_networks(
+    tmp_path: Path, other: str | None, warnings: int
+) -> None:
+    """Where one has none there is nothing to compare either."""
+    first = measured(protocol={**PROTOCOL, "layer_times": "each layer alone"})
+    second = measured(protocol=PROTOCOL if other is None else {**PROTOCOL, "layer_times": other})
+    compared = compare([saved(tmp_path / f"{index}.json", one) for index, one in enumerate([first, second])])
+    assert [difference.affects for difference in compared.differences] == [("layer times",)] * warnings
+    assert all(map(compared.is_comparable, compared.subjects))
+
+
 def test_only_those_are_marked_that_differ_from_the_first(tmp_path: Path) -> None:
     other = measured(protocol={**PROTOCOL, "threads": 4})
     paths = [saved(tmp_path / f"{index}.json", target) for index, target in enumerate([measured(), other, measured()])]

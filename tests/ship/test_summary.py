@@ -102,11 +102,20 @@ def test_without_an_evaluator_only_the_accuracy_is_missing() -> None:
     assert "dense.latency_ms" not in report.unmeasured
 
 
+def test_a_goal_that_only_dense_lacks_a_figure_for_has_its_reason() -> None:
+    """Of the compressed network all is known."""
+    goal = GoalResult("memory<=0.5", None, None)
+    reasons = {"dense.peak_memory_bytes": "not in the log"}
+    unknown = PairFigures(SideFigures(LATENCY, None, 900), SIDE, MEASURED.speedup, {}, {}, reasons)
+    report = gathered(dense=figures(peak_memory_bytes=None), measured=unknown, goals=[goal])
+    assert report.unmeasured["goals.memory<=0.5"] == "not in the log"
+
+
 def test_a_front_without_times_says_why() -> None:
     point = replace(PARETO[0], latency=None)
     report = gathered(pareto=(point,))
     assert report.pareto == (point,)
-    assert "nothing was timed" in report.unmeasured["pareto.latency"]
+    assert "not timed" in report.unmeasured["pareto.latency"]
     assert complete(report)
     assert "pareto.latency" not in gathered(pareto=PARETO).unmeasured
 
