@@ -6,6 +6,7 @@ Commands load what they need when they run, so that ``--help`` answers at once.
 import dataclasses
 import json
 import logging
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -30,7 +31,8 @@ app = typer.Typer(
 app.add_typer(targets_app, name="targets")
 app.add_typer(cache_app, name="cache")
 
-_INTERRUPTED = 130
+_STOPPED = {130: "interrupted", 143: "terminated"}
+"""Exit codes of Ctrl-C and of SIGTERM, which ``timeout`` and systems send: both clean up."""
 
 
 def _show_version(asked: bool) -> None:  # noqa: FBT001  how typer calls it
@@ -67,7 +69,7 @@ def build(
     ] = None,
     include: options.Include = None,
     exclude: options.Exclude = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, fp16 or int8")] = None,
+    precision: options.Precision = None,
     int8_ranges: Annotated[str | None, typer.Option(help="minmax, entropy or percentile; default: minmax")] = None,
     dynamic_batch: Annotated[
         str | None, typer.Option(help="MIN:OPT:MAX samples at once; default: the batch of --input alone.")
@@ -148,6 +150,7 @@ def plan(
     goal: options.Goal = None,
     include: options.Include = None,
     exclude: options.Exclude = None,
+    precision: options.Precision = None,
     threads: options.Threads = None,
     time_budget: options.TimeBudget = None,
     device: options.Device = None,
@@ -171,6 +174,7 @@ def plan(
         "goal": goal,
         "include": include,
         "exclude": exclude,
+        "precision": precision,
         "threads": threads,
         "time_budget": time_budget,
         "device": device,
@@ -274,6 +278,7 @@ def schema() -> None:
 def main() -> None:
     """Entry point: every error on purpose ends in its own exit code, with its message on stderr."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     sys.exit(run(sys.argv[1:]))
 
 
@@ -285,9 +290,10 @@ def run(arguments: list[str]) -> int:
         failure = as_failure(error)
         return _fail(str(failure), failure.exit_code)
     except SystemExit as stop:  # how typer ends: 0, 2 for a wrong command line, 130 for Ctrl-C
-        if stop.code == _INTERRUPTED:
-            return _fail("interrupted; nothing half-written was left, run the same command again", _INTERRUPTED)
-        return stop.code if isinstance(stop.code, int) else 0
+        code = stop.code if isinstance(stop.code, int) else 0
+        if code in _STOPPED:
+            return _fail(f"{_STOPPED[code]}; nothing half-written was left, run the same command again", code)
+        return code
     return 0
 
 

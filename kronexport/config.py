@@ -127,7 +127,9 @@ def load_config(file: Path | None, flags: Mapping[str, Any], overrides: Sequence
         _apply(merged, override)
     merged.update({key.replace("_", "-"): value for key, value in flags.items() if value is not None})
     if "model" not in merged:
-        raise UserInputError("build: no MODEL given; expected sample:NAME, pkg.mod:factory or path/file.py:factory")
+        raise UserInputError(
+            "build: no MODEL given; expected sample:NAME, pkg.mod:factory, path/file.py:factory or file.pt2"
+        )
     try:
         config = BuildConfig.model_validate({key.replace("-", "_"): value for key, value in merged.items()})
     except ValidationError as error:

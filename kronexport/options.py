@@ -16,6 +16,7 @@ Recover = Annotated[
     str | None,
     typer.Option(help="Train what was factorized: .npy, .npz or folder of images, or mod:function.", metavar="DATA"),
 ]
+Precision = Annotated[str | None, typer.Option(help="fp32, fp16 or int8")]
 Epochs = Annotated[int | None, typer.Option(help="Passes over the images of --recover; default: 10")]
 Target = Annotated[list[str] | None, typer.Option(help="Target or alias; repeat for several.")]
 Goal = Annotated[list[str] | None, typer.Option(help=_GOAL_HELP)]

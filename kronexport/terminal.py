@@ -274,7 +274,7 @@ def _skipped(target: TargetReport) -> dict[str, list[str]]:
 def speed_verdict(target: TargetReport) -> str:
     """The speed-up with its interval, or why there is none."""
     if target.speedup is None:
-        return f"speed: not measured ({target.unmeasured['speedup']})"
+        return f"speed: not measured ({target.unmeasured['speedup'].removeprefix('not measured: ')})"
     low, high = target.speedup.ci95
     return f"speed-up {target.speedup.median:.2f}x, 95 % {low:.2f} to {high:.2f}: {target.speedup.verdict}"
 

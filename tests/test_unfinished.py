@@ -95,8 +95,8 @@ AS_FROM_A_TERMINAL = (
 """A test run in the background would hand on that SIGINT is ignored."""
 
 
-def interrupted_at(stage: str, *arguments: object) -> tuple[int, str]:
-    """Exit code and stderr of a build whose process group gets SIGINT, as from a terminal, when ``stage`` begins."""
+def stopped_at(stage: str, stop: signal.Signals, *arguments: object) -> tuple[int, str]:
+    """Exit code and stderr of a build whose process group gets ``stop``, as from a terminal, when ``stage`` begins."""
     line = [sys.executable, "-c", AS_FROM_A_TERMINAL, *map(str, arguments)]
     with subprocess.Popen(
         line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -106,20 +106,28 @@ def interrupted_at(stage: str, *arguments: object) -> tuple[int, str]:
         for text in process.stderr:
             said += text
             if text.strip() == stage:
-                os.killpg(process.pid, signal.SIGINT)
+                os.killpg(process.pid, stop)
                 break
         said += process.stderr.read()
         return process.wait(timeout=60), said
 
 
-@pytest.mark.parametrize("stage", ["verify compressed", "measure"])
+@pytest.mark.parametrize(
+    ("stage", "stop", "expected"),
+    [
+        ("verify compressed", signal.SIGINT, (130, "interrupted")),
+        ("measure", signal.SIGTERM, (143, "terminated")),
+    ],
+)
 @pytest.mark.usefixtures("without_simplifier")
-def test_ctrl_c_leaves_nothing_half_written(stage: str, network: Path, tmp_path: Path) -> None:
+def test_a_build_that_is_stopped_leaves_nothing_half_written(
+    stage: str, stop: signal.Signals, expected: tuple[int, str], network: Path, tmp_path: Path
+) -> None:
     """The next run into the same folder succeeds. Both stages have a process of their own at work."""
     line = ("build", f"{network}:net", "--input", INPUT, "--target", "cpu", "--out", tmp_path / "out", *SHORT)
-    code, said = interrupted_at(stage, *line, "--set", "measure.seconds=60")
-    assert code == 130, said
-    assert "interrupted; nothing half-written was left" in said
+    code, said = stopped_at(stage, stop, *line, "--set", "measure.seconds=60")
+    assert code == expected[0], said
+    assert f"{expected[1]}; nothing half-written was left" in said
     assert "Traceback" not in said
     assert unfinished(tmp_path) == []
     assert not (tmp_path / "out" / "x86-onnxruntime").exists()

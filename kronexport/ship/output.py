@@ -93,7 +93,8 @@ def prepare_output(out: Path) -> Iterator[OutputFolder]:
     """Makes ``out`` ready to be written to, for one build at a time.
 
     A new or empty folder, and one that an earlier build wrote, are accepted; what a killed run left unfinished is
-    deleted. Finished parts of an earlier build stay until ``publish`` or until the new part takes their place.
+    deleted. Finished parts of an earlier build stay until ``publish`` or until the new part takes their place. A new
+    folder that nothing came to is gone after an error.
 
     Args:
         out: The folder of ``--out``; made with its parents if missing.
@@ -103,12 +104,18 @@ def prepare_output(out: Path) -> Iterator[OutputFolder]:
         KronexportError: The disk is full.
     """
     check_output(out)
+    is_new = not out.exists()
     try:
         write_text_aside(out / INTERMEDIATES / MARKER, _MARKER_TEXT)
         with _only_writer(out):
             for folder in (out, out / INTERMEDIATES, *_subfolders(out / INTERMEDIATES)):
                 remove_leftovers(folder)
-            yield OutputFolder(out)
+            try:
+                yield OutputFolder(out)
+            except BaseException:
+                if is_new and not any(path.is_file() for path in out.rglob("*") if path.name not in (MARKER, LOCK)):
+                    shutil.rmtree(out)
+                raise
     except (PermissionError, NotADirectoryError) as error:
         raise UserInputError(f"{out}: {error.strerror}; expected a folder to write to; choose another --out") from error
 

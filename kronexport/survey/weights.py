@@ -50,7 +50,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if reader is None:
         raise UserInputError(f"{path}: weights of type {path.suffix!r} cannot be read; give {', '.join(_READERS)}")
     if not path.is_file():
-        raise UserInputError(f"{path}: there is no such weights file")
+        raise UserInputError(f"--weights {path}: there is no such weights file; expected one of {', '.join(_READERS)}")
     try:
         content = reader(path)
     except OSError as error:

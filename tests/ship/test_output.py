@@ -151,3 +151,20 @@ def test_what_the_report_does_not_tell_of_is_removed(tmp_path: Path) -> None:
     assert not output.intermediates("old").exists()
     assert output.bundle("new").is_dir()
     assert output.intermediates("new").is_dir()
+
+
+def interrupted(out: Path, *, after: str | None = None) -> None:
+    with prepare_output(out) as output, output.work_folder("cpu") as work:
+        (work / "half").touch()
+        if after is not None:
+            (output.root / after).touch()
+        raise KeyboardInterrupt
+
+
+def test_a_new_folder_that_nothing_came_to_is_gone(tmp_path: Path) -> None:
+    """One that was there before stays, and so does what has come."""
+    (tmp_path / "old").mkdir()
+    for name, after in (("new", None), ("old", None), ("filled", "report.json")):
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(tmp_path / name, after=after)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["filled", "old"]

@@ -138,32 +138,32 @@ def comparison_of(target: dict[str, Any]) -> list[list[float | None]]:
 
 
 def layer_of(row: dict[str, Any]) -> list[float | None]:
-    keys = "dense_params", "params", "dense_macs", "macs", "rel_error", "dense_us", "us"
     speedup = row["dense_us"] / row["us"] if row["us"] else None
-    return [*(row[key] for key in keys), speedup]
+    others = (row[key] for key in ("rel_error", "dense_macs", "macs", "dense_params", "params"))
+    return [row["dense_us"], row["us"], speedup, *others]
 
 
 def test_a_click_sorts_by_number_and_another_the_other_way(opened: Browser) -> None:
     """The layer without a time comes last both ways; the heading says which way it is."""
-    opened.click(head(11))
-    ascending = [row[11] for row in rows(opened, "t1-layers")]
+    opened.click(head(2))
+    ascending = [row[2] for row in rows(opened, "t1-layers")]
     assert ascending[-1] == "-"
     numbers = [float(text.replace(",", "")) for text in ascending[:-1]]
     assert numbers == sorted(numbers)
-    assert opened.evaluate(f"{head(11)}.parentElement.getAttribute('aria-sort')") == "ascending"
-    opened.click(head(11))
-    descending = [row[11] for row in rows(opened, "t1-layers")]
+    assert opened.evaluate(f"{head(2)}.parentElement.getAttribute('aria-sort')") == "ascending"
+    opened.click(head(2))
+    descending = [row[2] for row in rows(opened, "t1-layers")]
     assert descending == [*reversed(ascending[:-1]), "-"]
     opened.click(head(0))
     marks = opened.evaluate("[...document.querySelectorAll('#t1-layers thead th')].map((e) => e.ariaSort)")
-    assert (marks[0], marks[11]) == ("ascending", "none")
+    assert (marks[0], marks[2]) == ("ascending", "none")
 
 
 @pytest.mark.parametrize("key", [ENTER, SPACE], ids=["enter", "space"])
 def test_the_keyboard_sorts(opened: Browser, key: tuple[str, int]) -> None:
-    opened.evaluate(f"{head(6)}.focus()")
+    opened.evaluate(f"{head(12)}.focus()")
     opened.press(*key)
-    numbers = [int(row[6].replace(",", "")) for row in rows(opened, "t1-layers")]
+    numbers = [int(row[12].replace(",", "")) for row in rows(opened, "t1-layers")]
     assert numbers == sorted(numbers)
     assert numbers[0] < numbers[-1]
 
@@ -174,7 +174,7 @@ def test_typing_filters_the_layers(opened: Browser) -> None:
     opened.type_text("LAYER2 gkpd")
     shown = rows(opened, "t1-layers")
     assert shown
-    assert all("layer2" in row[0] and row[1] == "gkpd" for row in shown)
+    assert all("layer2" in row[0] and row[5] == "gkpd" for row in shown)
     wanted = [one for one in map(layer, range(SITES)) if "layer2" in one.site and one.method == "gkpd"]
     assert len(shown) == len(wanted)
     assert opened.evaluate("document.querySelector('[role=status]').innerText") == f"{len(wanted)} of {SITES} layers"
