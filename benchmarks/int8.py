@@ -59,7 +59,7 @@ def times(args: argparse.Namespace, profile: TargetProfile) -> None:
             survey = found.project.survey
             dense = dense_plan(survey, profile)
             if precision == "int8":  # the rival is as fast as it can be too
-                dense = with_float_steps(dense, survey.sites, instruments.clock)
+                dense = with_float_steps(dense, survey.sites, instruments.clock, rehearsal)
             for name, one in (("dense", dense), ("Kronecker", plan)):
                 paths[f"{name} {precision}"] = rehearsal.written(one, Path(folder))
                 fewer = network_reduction(survey, one, "macs")

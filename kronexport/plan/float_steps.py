@@ -1,7 +1,9 @@
-"""Which Convs of an int8 network stay in float: those that are faster so, layer by layer, by measured time.
+"""Which Convs of an int8 network stay in float: those that are faster so, by measured time.
 
 Grouped Convs of few channels run slower in int8 than in float on some runtimes, and a layer may be faster with one of
-its Convs in float than with all or none.
+its Convs in float than with all or none. What a layer gains alone a network may lose, where its neighbours then have to
+turn 8 bits into floats and back: ResNet-18 ran 1.6 times as fast as dense in int8 with what its layers wanted alone,
+and 2.9 times without (docs/precision.md). So a set of Convs stays in float only where the network is faster so.
 """
 
 import itertools
@@ -11,19 +13,45 @@ from dataclasses import replace
 from kronexport.lower.forms import dense_form, generate_forms
 from kronexport.measure.micro import Trial
 from kronexport.plan.measured import Clock, untimed
+from kronexport.plan.rehearsal import Rehearsal
 from kronexport.records import Plan, Site, SitePlan
 
 
-def with_float_steps(plan: Plan, sites: Sequence[Site], clock: Clock) -> Plan:
-    """``plan`` with the ``float_steps`` of every layer that are fastest; none where a layer could not be timed.
+def with_float_steps(plan: Plan, sites: Sequence[Site], clock: Clock, rehearsal: Rehearsal) -> Plan:
+    """``plan`` with those ``float_steps`` that make the network faster; none where a layer could not be timed.
 
     A layer that has some was timed for the plan with all of its Convs in int8, and loses the seconds of that.
 
     Args:
-        plan: one choice for each of ``sites``.
+        plan: one choice for each of ``sites``, all in int8.
         sites: in the plan's order.
         clock: times layers as they stand in an int8 network.
+        rehearsal: times int8 networks.
+
+    Raises:
+        KronexportError: as ``bench_models``.
     """
+    wanted = _fastest_alone(plan, sites, clock)
+    names = [choice.site for choice in wanted.sites if choice.float_steps]
+    if not names:
+        return plan
+    *alone, whole = rehearsal.against(plan, [*(_with(plan, wanted, [name]) for name in names), wanted])
+    kept = [name for name, effect in zip(names, alone, strict=True) if effect.ci95[0] > 1]
+    candidates = [(wanted, whole)]
+    if kept and kept != names:
+        some = _with(plan, wanted, kept)
+        candidates += zip([some], rehearsal.against(plan, [some]), strict=True)
+    best, effect = max(candidates, key=lambda pair: pair[1].median)
+    return best if effect.ci95[0] > 1 else plan
+
+
+def _with(plan: Plan, wanted: Plan, names: Sequence[str]) -> Plan:
+    """``plan``, but these layers as in ``wanted``."""
+    pairs = zip(plan.sites, wanted.sites, strict=True)
+    return replace(plan, sites=tuple(other if one.site in names else one for one, other in pairs))
+
+
+def _fastest_alone(plan: Plan, sites: Sequence[Site], clock: Clock) -> Plan:
     variants = [_variants(site, choice) for site, choice in zip(sites, plan.sites, strict=True)]
     seconds = clock(list(dict.fromkeys(itertools.chain.from_iterable(variants)))).seconds
     choices = []

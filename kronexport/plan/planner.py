@@ -158,7 +158,8 @@ class Planner:
         """In int8, ``plan`` with the Convs in float that are faster so; where nothing is timed all are quantized."""
         if instruments is None or instruments.rehearsal.precision != "int8":
             return plan
-        return with_float_steps(plan, self.survey.sites, instruments.clock)
+        sites, clock, rehearsal = self.survey.sites, instruments.clock, instruments.rehearsal
+        return _if_timed(partial(with_float_steps, plan, sites, clock, rehearsal), plan, "all Convs are in int8")
 
     def drop_alone(self, profile: TargetProfile) -> float | None:
         """The drop in accuracy that is allowed, where nothing else is asked for: accuracy.py finds the plan."""
