@@ -1,4 +1,7 @@
-"""A training run between two epochs, in a file: written whole or not at all, and taken only by the very same run."""
+"""A training run between two epochs, in a file: written whole or not at all, and taken only by a run that is alike.
+
+Alike in what ``identity`` hashes; of the data that is the first batch.
+"""
 
 import hashlib
 import io
@@ -12,13 +15,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from kronexport.errors import UserInputError
 from kronexport.files import write_bytes_aside
-from kronexport.recover.batches import Batch
+from kronexport.recover.batches import Batch, seeded
 from kronexport.recover.recipe import Recipe
+from kronexport.survey.imports import call_user
 
-FORMAT = "kronexport distillation 1"
+FORMAT = "kronexport distillation 2"
+_FORWARD = "forward or number of threads"
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
 """Of an object, which differs from run to run."""
 _UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile)
@@ -56,10 +62,10 @@ def identity(student: nn.Module, teacher: nn.Module, recipe: Recipe, first: Batc
     """By what it is the hash of all that a run depends on.
 
     Args:
-        student: as it is before training.
-        teacher: of the run.
+        student: as it is before training, in eval mode.
+        teacher: of the run, on the same device and in eval mode.
         recipe: of the run.
-        first: batch of the first epoch, which stands for all data.
+        first: batch of the first epoch, which stands for all data, on the device of the networks.
         steps: of one epoch.
     """
     tensors = {"images": first.images} | ({} if first.labels is None else {"labels": first.labels})
@@ -68,6 +74,7 @@ def identity(student: nn.Module, teacher: nn.Module, recipe: Recipe, first: Batc
         "teacher": network_hash(teacher),
         "recipe": hashlib.sha256(json.dumps(recipe.to_json(), sort_keys=True).encode()).hexdigest(),
         "data": _tensors_hash(tensors, str(steps)),
+        _FORWARD: forward_hash(student, teacher, first.images),
     }
 
 
@@ -108,8 +115,9 @@ def read_checkpoint(path: Path, run: dict[str, str], device: torch.device) -> Sa
         raise CheckpointError(f"checkpoint {path}: is no checkpoint of distil, expected {FORMAT!r}; {remedy}")
     differing = [name for name, found in run.items() if content["run"].get(name) != found]
     if differing:
+        causes = [name for name in differing if name != _FORWARD] or differing  # the outputs follow from the others
         raise CheckpointError(
-            f"checkpoint {path}: is of a run with another {' and another '.join(differing)}; expected the same, since "
+            f"checkpoint {path}: is of a run with another {' and another '.join(causes)}; expected the same, since "
             f"a run goes on as it began: {remedy}"
         )
     figures = tuple(EpochFigures(**one) for one in content["figures"])
@@ -120,6 +128,22 @@ def network_hash(model: nn.Module) -> str:
     """Of all values, and of what the layers say of themselves."""
     tensors = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
     return _tensors_hash(tensors, _ADDRESS.sub("", repr(model)))
+
+
+@torch.no_grad()
+def forward_hash(student: nn.Module, teacher: nn.Module, images: Tensor) -> str:
+    """Of all that both give for ``images``, bit by bit: a forward can change where values and layers do not.
+
+    Raises:
+        UserInputError: a forward raises.
+    """
+    found = {}
+    for name, network in (("student", student), ("teacher", teacher)):
+        with seeded(0, 0, images.device):
+            given = call_user(network, images, doing=f"distil: the {name}'s forward")
+        tensors = [leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor)]
+        found |= {f"{name} {index}": tensor for index, tensor in enumerate(tensors)}
+    return _tensors_hash(found, "")
 
 
 def _tensors_hash(tensors: dict[str, Tensor], text: str) -> str:

@@ -1,5 +1,6 @@
 """``--recover`` and ``--epochs`` of a build: what the factorized network is trained on before it is exported."""
 
+import copy
 import logging
 import os
 from collections.abc import Sequence
@@ -12,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from kronexport.cache import cached_file, content_key, warn_unwritable
+from kronexport.cache import cached_file, code_key, content_key, warn_unwritable
 from kronexport.errors import UserInputError
 from kronexport.records import InputSpec, ProgressCallback, Training
-from kronexport.recover.checkpoint import FORMAT, CheckpointError, network_hash
+from kronexport.recover.checkpoint import CheckpointError, forward_hash, network_hash
 from kronexport.recover.distil import Distilled, Evaluator, distil
 from kronexport.recover.own_loop import Loop, is_loop, trained_by
 from kronexport.recover.recipe import Recipe
@@ -148,9 +149,13 @@ def _names_function(source: str) -> bool:
 
 def _key(recovery: Recovery, student: nn.Module, teacher: nn.Module, recipe: Recipe) -> str:
     arrays = [part for part in (recovery.images, recovery.labels) if part is not None]
-    made_by = f"{FORMAT}, torch {torch.__version__}, GPU: {torch.cuda.is_available()}"
-    parts = [network_hash(student), network_hash(teacher), str(recipe), made_by]
-    return content_key(*map(str.encode, parts), *(np.ascontiguousarray(array).tobytes() for array in arrays))
+    made_by = f"torch {torch.__version__}, GPU: {torch.cuda.is_available()}"
+    first = torch.from_numpy(arrays[0][: recipe.batch])
+    outputs = forward_hash(copy.deepcopy(student).eval(), copy.deepcopy(teacher).eval(), first)
+    parts = [network_hash(student), network_hash(teacher), outputs, str(recipe), made_by]
+    return content_key(
+        code_key(), *map(str.encode, parts), *(np.ascontiguousarray(array).tobytes() for array in arrays)
+    )
 
 
 def _checkpoint(key: str) -> Path | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from kronexport.errors import UserInputError
 from kronexport.recover.checkpoint import EpochFigures
@@ -73,6 +74,16 @@ def test_another_run_does_not_go_on_from_it(tmp_path: Path, change: dict[str, An
     trained(tmp_path / "run.pt")
     with pytest.raises(UserInputError, match=f"run.pt: is of a run with {differs}"):
         trained(tmp_path / "run.pt", **change)
+
+
+def test_a_forward_that_has_changed_does_not_go_on_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values and layers are what they were; in the first run both networks give half of what they give now."""
+    whole = nn.Sequential.forward
+    with monkeypatch.context() as patch:
+        patch.setattr(nn.Sequential, "forward", lambda self, images: 0.5 * whole(self, images))
+        trained(tmp_path / "run.pt")
+    with pytest.raises(UserInputError, match=r"run.pt: is of a run with another forward or number of threads;"):
+        trained(tmp_path / "run.pt")
 
 
 def foreign(path: Path) -> None:

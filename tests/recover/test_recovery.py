@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from torch import nn
 
 from kronexport.errors import UserInputError
 from kronexport.records import InputSpec, silent
@@ -125,6 +126,19 @@ def test_a_network_is_trained_once(folder: Path) -> None:
     assert (told.kind, told.images, told.labels, told.epochs) == ("distillation", 4, False, 2)
     recovered(replace(fast(), images=images(5)), student, teacher, progress=silent)
     assert len(checkpoints(folder)) == 2
+
+
+def test_a_network_of_another_forward_is_another_training(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its values and layers are the same; and so is one by other code of our own."""
+    whole = nn.Sequential.forward
+    with monkeypatch.context() as patch:
+        patch.setattr(nn.Sequential, "forward", lambda self, images: 0.5 * whole(self, images))
+        recovered(fast(), *networks(), progress=silent)
+    recovered(fast(), *networks(), progress=silent)
+    assert len(checkpoints(folder)) == 2
+    monkeypatch.setattr(module, "code_key", lambda: b"other code")
+    recovered(fast(), *networks(), progress=silent)
+    assert len(checkpoints(folder)) == 3
 
 
 def test_a_damaged_checkpoint_is_told_and_the_network_trained_again(
