@@ -58,7 +58,9 @@ class Saved:
     kept: dict[str, Any]
 
 
-def identity(student: nn.Module, teacher: nn.Module, recipe: Recipe, first: Batch, steps: int) -> dict[str, str]:
+def identity(
+    student: nn.Module, teacher: nn.Module, recipe: Recipe, first: Batch, steps: int, *, is_scored: bool
+) -> dict[str, str]:
     """By what it is the hash of all that a run depends on.
 
     Args:
@@ -67,6 +69,7 @@ def identity(student: nn.Module, teacher: nn.Module, recipe: Recipe, first: Batc
         recipe: of the run.
         first: batch of the first epoch, which stands for all data, on the device of the networks.
         steps: of one epoch.
+        is_scored: whether there is an evaluator, which decides on the epoch that is kept.
     """
     tensors = {"images": first.images} | ({} if first.labels is None else {"labels": first.labels})
     return {
@@ -74,6 +77,7 @@ def identity(student: nn.Module, teacher: nn.Module, recipe: Recipe, first: Batc
         "teacher": network_hash(teacher),
         "recipe": hashlib.sha256(json.dumps(recipe.to_json(), sort_keys=True).encode()).hexdigest(),
         "data": _tensors_hash(tensors, str(steps)),
+        "evaluator": str(is_scored),
         _FORWARD: forward_hash(student, teacher, first.images),
     }
 

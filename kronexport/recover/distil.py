@@ -104,7 +104,11 @@ def distil(
         before = _fit(trainer, start, first)
         file = None if checkpoint is None else Path(checkpoint)
         sample = first[0]._replace(images=first[0].images.to(place))
-        run = {} if file is None else identity(start, teacher, recipe, sample, len(source))
+        run = (
+            {}
+            if file is None
+            else identity(start, teacher, recipe, sample, len(source), is_scored=evaluate is not None)
+        )
         saved = _trained(trainer, source, file, run, evaluate=evaluate, clock=clock)
         start.load_state_dict(saved.kept)
         after = _fit(trainer, start, first)
@@ -181,10 +185,10 @@ def _is_done(saved: Saved, recipe: Recipe) -> bool:
 
 def _kept_epoch(figures: tuple[EpochFigures, ...], recipe: Recipe) -> int:
     """The first of the highest score, or the last where there are no scores or the recipe says so."""
-    scores = [one.score for one in figures if one.score is not None]
-    if recipe.keep == "last" or not scores:
+    scored = [(one.score, -one.epoch) for one in figures if one.score is not None]
+    if recipe.keep == "last" or not scored:
         return figures[-1].epoch
-    return figures[scores.index(max(scores))].epoch
+    return -max(scored)[1]
 
 
 def _first_batches(source: Source, recipe: Recipe, device: torch.device) -> list[Batch]:

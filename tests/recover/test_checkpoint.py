@@ -68,6 +68,7 @@ def test_a_finished_run_is_read_and_not_trained_again(tmp_path: Path) -> None:
         ({"data": data() + 1}, "another data;"),
         ({"student": networks()[1]}, "another student;"),
         ({"teacher": networks()[0]}, "another teacher;"),
+        ({"evaluate": lambda _predict: 1.0}, "another evaluator;"),
     ],
 )
 def test_another_run_does_not_go_on_from_it(tmp_path: Path, change: dict[str, Any], differs: str) -> None:
