@@ -1,6 +1,7 @@
 """``distil``: train a factorized network until it does what the dense one does (Hinton, Vinyals, Dean, 2015)."""
 
 import copy
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from kronexport.recover.batches import Batch, Data, Source, seeded
 from kronexport.recover.checkpoint import EpochFigures, Saved, identity, read_checkpoint, write_checkpoint
 from kronexport.recover.losses import check_outputs
 from kronexport.recover.recipe import Recipe
-from kronexport.recover.trainer import Trainer
+from kronexport.recover.trainer import Trainer, remedy
 from kronexport.survey.imports import call_user
 from kronexport.survey.model import checked_module
 
@@ -88,7 +89,7 @@ def distil(
         told: of every epoch, also of those that a checkpoint holds.
 
     Raises:
-        UserInputError: networks, data or checkpoint do not fit, or the loss is no longer finite.
+        UserInputError: networks, data or checkpoint do not fit, or loss or weights are no longer finite.
         KronexportError: the disk is full; the checkpoint of the epoch before is there.
     """
     if recipe.stop_at is not None and evaluate is None:
@@ -112,6 +113,11 @@ def distil(
         saved = _trained(trainer, source, file, run, evaluate=evaluate, clock=clock)
         start.load_state_dict(saved.kept)
         after = _fit(trainer, start, first)
+    if not math.isfinite(after.loss + after.error):
+        raise UserInputError(
+            f"distil: the trained network has loss {after.loss:g} and error {after.error:g} to its teacher on the "
+            f"first batches, expected finite numbers; {remedy(recipe)}"
+        )
     return Distilled(start.cpu(), saved.figures, _kept_epoch(saved.figures, recipe), before, after)
 
 

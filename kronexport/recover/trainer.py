@@ -16,6 +16,7 @@ from kronexport.recover.batches import Batch
 from kronexport.recover.features import cut_before, factorized_sites, feature_loss, outputs_of
 from kronexport.recover.losses import output_loss
 from kronexport.recover.recipe import Recipe
+from kronexport.survey.weights import check_finite
 
 LEAST_FOR_NORMS = 16
 """Images a batch from which on its mean and variance are good enough for a BatchNorm to go by."""
@@ -65,7 +66,7 @@ class Trainer:
         """One pass; the mean loss. ``told`` is given the number of steps done.
 
         Raises:
-            UserInputError: the loss is NaN or infinite.
+            UserInputError: the loss, or a value of the averaged network after the last step, is NaN or infinite.
         """
         total, step = 0.0, 0
         for step, batch in enumerate(batches, 1):
@@ -73,9 +74,13 @@ class Trainer:
             self._set_mode(len(batch.images), alone=alone)
             loss = self._step(batch, alone=alone)
             if not math.isfinite(loss):
-                raise UserInputError(_not_finite(loss, epoch, step, self.recipe))
+                raise UserInputError(
+                    f"distil: the loss is {loss} in epoch {epoch} at step {step}, expected a finite number; "
+                    f"{remedy(self.recipe)}, and look at the images and labels of this step"
+                )
             total += loss
             told(step)
+        check_finite(self.averaged, f"distil: after epoch {epoch}", remedy(self.recipe))
         return total / step
 
     def outputs(self, model: nn.Module, batch: Batch) -> list[Tensor]:
@@ -172,9 +177,10 @@ def _average_of(decay: float) -> Callable[..., None]:
     return average
 
 
-def _not_finite(loss: float, epoch: int, step: int, recipe: Recipe) -> str:
+def remedy(recipe: Recipe) -> str:
+    """What to do where a number is no longer finite; a build has no option for the recipe."""
     half = ", or precision fp32" if recipe.precision == "fp16" else ""
     return (
-        f"distil: the loss is {loss} in epoch {epoch} at step {step}, expected a finite number; train with a learning "
-        f"rate below {recipe.learning_rate:g}{half}, and look at the images and labels of this step"
+        f"train with a learning rate below {recipe.learning_rate:g}{half}, which a recipe for kronexport.distil sets, "
+        f"and in a build a training loop of your own"
     )

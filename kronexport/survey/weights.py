@@ -67,7 +67,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     return _state_dict_in(content, path)
 
 
-def check_finite(module: nn.Module, place: str) -> None:
+def check_finite(
+    module: nn.Module, place: str, remedy: str = "take a checkpoint from before the training diverged"
+) -> None:
     """Raises UserInputError if a parameter or a running statistic has a NaN or an infinity, or a buffer a NaN.
 
     Infinity in other buffers is let be: attention masks hold it on purpose.
@@ -81,7 +83,7 @@ def check_finite(module: nn.Module, place: str) -> None:
         if nans or infinities:
             raise UserInputError(
                 f"{place}: {name} has {nans} NaN and {infinities} infinite of {tensor.numel()} values; expected finite "
-                f"numbers; take a checkpoint from before the training diverged"
+                f"numbers; {remedy}"
             )
 
 

@@ -128,6 +128,21 @@ def test_a_network_of_images_is_taught_by_its_images() -> None:
     assert done.after.error < 0.7 * done.before.error
 
 
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (1e9, r"after epoch 1: \S+ has \d+ NaN and \d+ infinite .*learning rate below 1e\+37"),
+        (0.0, "the trained network has loss (nan|inf)"),
+    ],
+)
+def test_a_last_step_that_ruins_the_network_is_told(tmp_path: Path, features: float, message: str) -> None:
+    """The loss before it was finite. Weights that are not reach no checkpoint."""
+    recipe = replace(FAST, epochs=1, batch=48, learning_rate=1e37, schedule="cosine", ema=0.0, features=features)
+    with pytest.raises(UserInputError, match=message):
+        distil(*networks(), data(), recipe, device="cpu", checkpoint=tmp_path / "run.pt")
+    assert (tmp_path / "run.pt").exists() == (features == 0)
+
+
 def diverging() -> Recipe:
     return replace(FAST, learning_rate=1e30, ema=0.0)
 
