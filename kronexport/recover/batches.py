@@ -52,7 +52,7 @@ class ImageBatches:
         augment: Augment = "none",
         prepare: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        self._images, self._labels = images, labels
+        self._images, self.labels = images, labels
         self._batch, self._augment, self._prepare = batch, augment, prepare
 
     def __len__(self) -> int:
@@ -65,7 +65,7 @@ class ImageBatches:
             images = augmented(self._images[chosen], self._augment)
             yield Batch(
                 images if self._prepare is None else self._prepare(images),
-                None if self._labels is None else self._labels[chosen],
+                None if self.labels is None else self.labels[chosen],
             )
 
 
@@ -83,6 +83,11 @@ class Source:
 
     def __len__(self) -> int:
         return len(self._batches)
+
+    @property
+    def labels(self) -> Tensor | None:
+        """int64 [n], of all images in memory; None where they come with the batches, or there are none."""
+        return self._batches.labels if isinstance(self._batches, ImageBatches) else None
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of epoch ``number``; to be gone through within ``seeded``."""

@@ -19,7 +19,7 @@ from kronexport.errors import UserInputError
 from kronexport.records import ProgressCallback, silent
 from kronexport.recover.batches import Batch, Data, Source, seeded
 from kronexport.recover.checkpoint import EpochFigures, Saved, identity, read_checkpoint, write_checkpoint
-from kronexport.recover.losses import check_outputs
+from kronexport.recover.losses import check_labels, check_outputs
 from kronexport.recover.recipe import Recipe
 from kronexport.recover.trainer import Trainer, remedy
 from kronexport.survey.imports import call_user
@@ -102,7 +102,7 @@ def distil(
     clock = _Clock(progress, recipe.epochs, len(source), told)
     with torch.backends.cudnn.flags(enabled=True, deterministic=True):
         first = _first_batches(source, recipe, place)
-        before = _fit(trainer, start, first)
+        before = _fit(trainer, start, first, source.labels)
         file = None if checkpoint is None else Path(checkpoint)
         sample = first[0]._replace(images=first[0].images.to(place))
         run = (
@@ -203,11 +203,11 @@ def _first_batches(source: Source, recipe: Recipe, device: torch.device) -> list
 
 
 @torch.no_grad()
-def _fit(trainer: Trainer, model: nn.Module, batches: list[Batch]) -> Fit:
-    """Over ``batches``; the networks are checked on them, too.
+def _fit(trainer: Trainer, model: nn.Module, batches: list[Batch], labels: Tensor | None = None) -> Fit:
+    """Over ``batches``; the networks are checked on them, too, and all ``labels`` [n] of the run at once.
 
     Raises:
-        UserInputError: a forward raises, or the outputs cannot be compared.
+        UserInputError: a forward raises, the outputs cannot be compared, or labels name none of them.
     """
     losses, distance, size = [], 0.0, 0.0
     for batch in batches:
@@ -216,6 +216,8 @@ def _fit(trainer: Trainer, model: nn.Module, batches: list[Batch]) -> Fit:
             for network, name in ((model, "student"), (trainer.teacher, "teacher"))
         )
         check_outputs(given, wanted, trainer.recipe)
+        if labels is not None and trainer.recipe.cross_entropy:
+            check_labels(labels, given[0].shape[1])
         losses.append(float(trainer.loss(model, batch)))
         for ours, theirs in zip(given, wanted, strict=True):
             distance += float((ours.double() - theirs.double()).square().sum())

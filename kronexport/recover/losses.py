@@ -16,10 +16,10 @@ def output_loss(given: Sequence[Tensor], wanted: Sequence[Tensor], labels: Tenso
     """(1 - c) sum over outputs of the loss to the teacher + c cross-entropy of the first output; a scalar.
 
     Args:
-        given: outputs of the student, one a tensor that it returns; the first are logits [N, K] or [N, K, ...] where
-            the recipe asks for cross-entropy.
+        given: outputs of the student, one a tensor that it returns; the first are logits [N, K] where the recipe asks
+            for cross-entropy.
         wanted: the teacher's, of the same shapes.
-        labels: int64 [N], looked at where the recipe asks for cross-entropy.
+        labels: int64 [N], from 0 to K - 1, looked at where the recipe asks for cross-entropy.
         recipe: c is its ``cross_entropy``.
     """
     ours, theirs = [output.float() for output in given], [output.float() for output in wanted]
@@ -56,5 +56,26 @@ def check_outputs(given: Sequence[Tensor], wanted: Sequence[Tensor], recipe: Rec
             f"distil: the student gives {ours or 'no tensor'}, the teacher {theirs or 'no tensor'}; expected outputs "
             f"of the same shapes: take the network that the student was made of as the teacher"
         )
-    if recipe.cross_entropy and given[0].ndim < _LOGITS_RANK:
-        raise UserInputError(f"distil: cross_entropy needs logits [N, K] as the first output, got {ours[0]}")
+    if recipe.cross_entropy and given[0].ndim != _LOGITS_RANK:
+        raise UserInputError(
+            f"distil: cross_entropy needs logits [N, K] as the first output, got {ours[0]}; leave the labels out, or "
+            f"set cross_entropy=0"
+        )
+
+
+def check_labels(labels: Tensor, classes: int) -> None:
+    """Refuse labels that name no output.
+
+    Args:
+        labels: int64 [n].
+        classes: K of the logits.
+
+    Raises:
+        UserInputError: one is below 0, or ``classes`` or above.
+    """
+    least, most = int(labels.min()), int(labels.max())
+    if least < 0 or most >= classes:
+        raise UserInputError(
+            f"distil: labels go from {least} to {most}, the networks give {classes} classes; expected labels from 0 to "
+            f"{classes - 1}"
+        )

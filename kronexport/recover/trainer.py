@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from kronexport.errors import UserInputError
 from kronexport.recover.batches import Batch
 from kronexport.recover.features import cut_before, factorized_sites, feature_loss, outputs_of
-from kronexport.recover.losses import output_loss
+from kronexport.recover.losses import check_labels, output_loss
 from kronexport.recover.recipe import Recipe
 from kronexport.survey.weights import check_finite
 
@@ -90,7 +90,11 @@ class Trainer:
         return [leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor)]
 
     def loss(self, student: nn.Module, batch: Batch, *, alone: bool = False) -> Tensor:
-        """The loss of a batch, differentiable; ``alone``: that of the sites and no other, each by itself."""
+        """The loss of a batch, differentiable; ``alone``: that of the sites and no other, each by itself.
+
+        Raises:
+            UserInputError: a label names no output.
+        """
         with outputs_of(self.teacher, self._sites) as wanted_sites, torch.no_grad():
             wanted = self.outputs(self.teacher, batch)
         cut = cut_before(student, self._sites) if alone else nullcontext()
@@ -98,7 +102,10 @@ class Trainer:
             given = self.outputs(student, batch)
         if alone:
             return feature_loss(given_sites, wanted_sites)
-        labels = None if batch.labels is None else batch.labels.to(self.device, non_blocking=True)
+        labels = None
+        if batch.labels is not None and self.recipe.cross_entropy:
+            check_labels(batch.labels, given[0].shape[1])
+            labels = batch.labels.to(self.device, non_blocking=True)
         loss = output_loss(given, wanted, labels, self.recipe)
         if self.recipe.features:
             loss = loss + self.recipe.features * feature_loss(given_sites, wanted_sites)

@@ -84,6 +84,22 @@ def test_labels_are_learnt() -> None:
     assert done.after.loss < done.before.loss
 
 
+@pytest.mark.parametrize("last", [5, -1])
+@pytest.mark.parametrize("come_in_batches", [False, True])
+def test_labels_that_name_no_output_are_refused(last: int, *, come_in_batches: bool) -> None:
+    """Even in the last batch: in an array before any step."""
+    labels = torch.arange(96) % 2
+    labels[-1] = last
+    recipe = replace(FAST, cross_entropy=0.1, augment="none")
+    steps: list[int] = []
+    given: dict[str, Any] = {"data": data(96), "labels": labels}
+    if come_in_batches:
+        given = {"data": list(zip(data(96).split(16), labels.split(16), strict=True))}
+    with pytest.raises(UserInputError, match=r"labels go from .*, the networks give 5 classes; .* from 0 to 4"):
+        distil(*networks(), recipe=recipe, device="cpu", progress=lambda *told: steps.append(told[1]), **given)
+    assert steps == ([1, 2, 3, 4, 5] if come_in_batches else [])
+
+
 class Scores:
     """Gives one score after the other."""
 

@@ -59,3 +59,5 @@ def test_outputs_that_cannot_be_compared_are_refused() -> None:
         check_outputs([], [], Recipe())
     with pytest.raises(UserInputError, match=r"needs logits \[N, K\]"):
         check_outputs([STUDENT[0]], [TEACHER[0]], replace(Recipe(), cross_entropy=0.1))
+    with pytest.raises(UserInputError, match=r"needs logits \[N, K\].*got \[4, 3, 6, 6\]"):
+        check_outputs([IMAGE], [WANTED], Recipe(cross_entropy=0.1))
