@@ -3,14 +3,18 @@
 import json
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from kronexport.plan.goals import parse_goal
 from kronexport.records import TargetReport
 from kronexport.recover import distil
 from kronexport.recover.checkpoint import Saved, write_checkpoint
 from kronexport.ship.report_json import read_report_json
+from kronexport.stages.compress import scoring
 from tests.conftest import SHORT, Ended, command
 from tests.small_network import SHAPE, images
 
@@ -92,6 +96,25 @@ def test_a_build_that_was_interrupted_goes_on_ships_and_tells(folder: Path, monk
     assert "--recover train.npz --epochs 3" in rebuild
     config = tomllib.loads((folder / "out" / "config.toml").read_text())
     assert (config["recover"], config["epochs"]) == (str(folder / "train.npz"), 3)
+
+
+@pytest.mark.parametrize(
+    ("precision", "dense_accuracy", "expected"),
+    [
+        ("fp32", 90.0, (True, 88.0)),
+        ("fp16", 90.0, (True, None)),
+        ("int8", 90.0, (True, None)),
+        ("fp32", None, (False, None)),
+    ],
+)
+def test_training_ends_at_a_goal_on_accuracy_in_float_alone(
+    precision: str, dense_accuracy: float | None, expected: tuple[bool, float | None]
+) -> None:
+    """In other precisions every epoch is trained: the engine may score less than the network in float."""
+    goals = parse_goal("params<=0.5"), parse_goal("accuracy_drop<=2"), parse_goal("accuracy_drop<=3")
+    planner = SimpleNamespace(goals_of=lambda _profile: goals)
+    job: Any = SimpleNamespace(planner=planner, profile=None, config=SimpleNamespace(precision=precision))
+    assert scoring(job, dense_accuracy) == expected
 
 
 def test_a_loop_of_the_user_s_own_trains_as_well(folder: Path) -> None:

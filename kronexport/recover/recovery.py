@@ -92,8 +92,8 @@ def recovered(
         student: the factorized network; it is not changed.
         teacher: the dense one.
         progress: told ("recover", steps done, steps in all).
-        evaluate: scores the network after each epoch of a distillation, which ends at ``stop_at``.
-        stop_at: in the evaluator's units; None: all epochs are trained.
+        evaluate: scores the network after each epoch of a distillation; the best epoch is kept.
+        stop_at: the score at which it ends; None: all epochs are trained.
 
     Raises:
         UserInputError: as ``distil`` and ``trained_by``.
@@ -104,8 +104,7 @@ def recovered(
     assert recovery.images is not None  # noqa: S101  # for the type checker: there is a loop or there are images
     assert recovery.recipe is not None  # noqa: S101
     recipe = replace(recovery.recipe, stop_at=stop_at)
-    score = evaluate if stop_at is not None else None
-    done = _distilled(recovery, student, teacher, recipe, evaluate=score, progress=progress)
+    done = _distilled(recovery, student, teacher, recipe, evaluate=evaluate, progress=progress)
     return done.model, _told(done, recipe, len(recovery.images), is_labelled=recovery.labels is not None)
 
 
@@ -132,7 +131,7 @@ def _distilled(
     assert recovery.images is not None  # noqa: S101  # for the type checker, as above
     images = recovery.images
     options["labels"] = recovery.labels
-    checkpoint = _checkpoint(_key(recovery, student, teacher, recipe))
+    checkpoint = _checkpoint(_key(recovery, student, teacher, recipe, is_scored=options["evaluate"] is not None))
     try:
         return distil(student, teacher, images, recipe, checkpoint=checkpoint, **options)
     except CheckpointError as error:
@@ -147,9 +146,9 @@ def _names_function(source: str) -> bool:
     return ":" in source and not path.exists() and path.suffix not in {".npy", ".npz"}
 
 
-def _key(recovery: Recovery, student: nn.Module, teacher: nn.Module, recipe: Recipe) -> str:
+def _key(recovery: Recovery, student: nn.Module, teacher: nn.Module, recipe: Recipe, *, is_scored: bool) -> str:
     arrays = [part for part in (recovery.images, recovery.labels) if part is not None]
-    made_by = f"torch {torch.__version__}, GPU: {torch.cuda.is_available()}"
+    made_by = f"torch {torch.__version__}, GPU: {torch.cuda.is_available()}, scored: {is_scored}"
     first = torch.from_numpy(arrays[0][: recipe.batch])
     outputs = forward_hash(copy.deepcopy(student).eval(), copy.deepcopy(teacher).eval(), first)
     parts = [network_hash(student), network_hash(teacher), outputs, str(recipe), made_by]

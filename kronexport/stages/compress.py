@@ -53,28 +53,35 @@ def factorize_stage(job: Job, plan: Plan, outputs: Sequence[str], dense_accuracy
     Those that the model came with stay as they are; where there are no others, nothing is trained.
     """
     job.progress("factorize", 0, 1)
-    stop_at = sufficient_score(job, dense_accuracy)
-    key = tuple((choice.site, choice.structure) for choice in plan.sites), stop_at
+    is_scored, stop_at = scoring(job, dense_accuracy)
+    key = tuple((choice.site, choice.structure) for choice in plan.sites), is_scored, stop_at
     if key not in job.factorized:
         images, told = calibration(job.project), partial(job.progress, "factorize")
         free = {site: structure for site, structure in plan.structures.items() if site not in job.fixed}
         kept = {site: job.fixed[site] for site in plan.structures if site in job.fixed}
         fitted = FactorizedModel(factorized(job.project.module, free, images, told, kept))
-        job.factorized[key] = recover_stage(job, fitted, stop_at) if free else fitted
+        job.factorized[key] = recover_stage(job, fitted, stop_at, is_scored=is_scored) if free else fitted
     model = job.factorized[key]
     job.progress("export", 0, 1)
     exported = export_onnx(model.module, job.project.input, outputs)
     return replace(realize(job, plan, model.module, exported, "compressed"), training=model.training)
 
 
-def sufficient_score(job: Job, dense_accuracy: float | None) -> float | None:
-    """What a network has to score for the goals on accuracy; None where there are none, or nothing to score it by."""
+def scoring(job: Job, dense_accuracy: float | None) -> tuple[bool, float | None]:
+    """Whether a training is scored, as goals on accuracy ask for, and the score that it ends at; None: it goes on.
+
+    The network is scored in float: only in fp32 does that say what the engine scores.
+    """
     drops = [goal.number for goal in job.planner.goals_of(job.profile) if goal.name == "accuracy_drop"]
-    return dense_accuracy - min(drops) if drops and dense_accuracy is not None else None
+    if not drops or dense_accuracy is None:
+        return False, None
+    return True, dense_accuracy - min(drops) if job.config.precision == "fp32" else None
 
 
-def recover_stage(job: Job, fitted: FactorizedModel, stop_at: float | None) -> FactorizedModel:
+def recover_stage(job: Job, fitted: FactorizedModel, stop_at: float | None, *, is_scored: bool) -> FactorizedModel:
     """The model trained as ``--recover`` says, until it scores ``stop_at``; without that option as it is.
+
+    Of a training that is scored the best epoch is taken.
 
     Raises:
         UserInputError: as ``distil`` and ``trained_by``.
@@ -83,8 +90,9 @@ def recover_stage(job: Job, fitted: FactorizedModel, stop_at: float | None) -> F
         return fitted
     job.progress("recover", 0, 1)
     project, dense = job.project, job.project.module
+    evaluate = project.evaluate if is_scored else None
     model, training = recovered(
-        job.recovery, fitted.module, dense, progress=job.progress, evaluate=project.evaluate, stop_at=stop_at
+        job.recovery, fitted.module, dense, progress=job.progress, evaluate=evaluate, stop_at=stop_at
     )
     batch = project.input.shape[0]
     wanted = run_torch(dense, project.golden, batch)

@@ -28,8 +28,8 @@ class FactorizedModel:
     training: Training | None = None
 
 
-FactorizedModels = dict[tuple[tuple[tuple[str, Structure | None], ...], float | None], FactorizedModel]
-"""By what each site becomes, and the score that training ends at: targets with equal structures share one model."""
+FactorizedModels = dict[tuple[tuple[tuple[str, Structure | None], ...], bool, float | None], FactorizedModel]
+"""By what each site becomes, whether training is scored and where it ends: targets alike in these share one model."""
 
 
 @dataclass(frozen=True, slots=True)

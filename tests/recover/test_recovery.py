@@ -162,6 +162,17 @@ def test_without_a_cache_it_is_trained_all_the_same(folder: Path, caplog: pytest
     assert "nothing is kept for the next run" in caplog.text
 
 
+def test_the_best_epoch_is_kept_without_a_score_to_end_at(folder: Path) -> None:
+    """And is no network of a training without scores, which ends with the last."""
+    recovery = replace(fast(), recipe=replace(FAST, epochs=3))
+    scores = [0.9, 0.2, 0.2]
+    best, told = recovered(recovery, *networks(), progress=silent, evaluate=lambda _predict: scores.pop(0))
+    last, _ = recovered(recovery, *networks(), progress=silent)
+    assert (told.epochs, scores) == (3, [])
+    assert not same_weights(best, last)
+    assert len(checkpoints(folder)) == 2
+
+
 def test_training_ends_at_the_score_that_is_asked_for() -> None:
     scores = [0.2, 0.9, 1.0]
     recovery = replace(fast(), recipe=replace(FAST, epochs=3))
