@@ -79,8 +79,8 @@ def fitted(model: nn.Module, method: str, ratio: float, images: NDArray[np.float
 
 
 def starting_point(model: nn.Module, args: argparse.Namespace) -> nn.Module:
-    """The fitted network, from FOLDER where an earlier run fitted it."""
-    file = args.out / "start.safetensors"
+    """The fitted network, from FOLDER where an earlier run fitted it by the same method to the same ratio."""
+    file = args.out / f"start-{args.method}-{args.params_ratio:g}.safetensors"
     if not file.exists():
         save_factors(fitted(model, args.method, args.params_ratio, calibration_images(args.data)), file)
     return load_compressed(model, file).eval()

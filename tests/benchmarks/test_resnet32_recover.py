@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from benchmarks import resnet32_recover
-from benchmarks.resnet32_recover import Scorer, normalized, parsed, run
+from benchmarks.resnet32_recover import Scorer, normalized, parsed, run, starting_point
 from kronexport.export.factors_file import load_compressed, save_factors
 from kronexport.export.replace import factorized
 from kronexport.factorize.gkpd import gkpd_structure
@@ -36,7 +36,7 @@ def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     torch.save(dense.state_dict(), tmp_path / "weights.pt")
     fitted = factorized(dense, STRUCTURE, None, lambda _done, _total: None)
     (tmp_path / "out").mkdir()
-    save_factors(fitted, tmp_path / "out" / "start.safetensors")
+    save_factors(fitted, tmp_path / "out" / "start-gkpd-5.05.safetensors")
     paths = ["--weights", str(tmp_path / "weights.pt"), "--data", str(tmp_path), "--out", str(tmp_path / "out")]
     return [*paths, "--epochs", "2", "--threads", "1"]
 
@@ -55,6 +55,21 @@ def test_a_run_prints_its_curve_and_writes_the_network(
     network.load_state_dict(load_file(tmp_path / "out" / "network.safetensors"))
     score = Scorer(few(tmp_path, "test")).accuracy(predictor(network, torch.device("cpu")))
     assert f"{score:.2f}" == rows[-1][2]
+
+
+def test_a_start_of_another_method_or_ratio_is_not_taken(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[str, float]] = []
+
+    def fit(model: nn.Module, method: str, ratio: float, _images: object) -> nn.Module:
+        made.append((method, ratio))
+        return factorized(model, STRUCTURE, None, lambda _done, _total: None)
+
+    monkeypatch.setattr(resnet32_recover, "fitted", fit)
+    monkeypatch.setattr(resnet32_recover, "calibration_images", lambda _folder: None)
+    dense = CifarResNet(8).eval()
+    for words in ([], ["--method", "tucker2"], ["--params-ratio", "4"], ["--params-ratio", "4"]):
+        starting_point(dense, parsed([*arguments, *words]))
+    assert made == [("tucker2", 5.05), ("gkpd", 4.0)]
 
 
 def test_pixels_become_what_the_network_was_trained_on() -> None:
