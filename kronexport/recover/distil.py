@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from kronexport.errors import UserInputError
+from kronexport.errors import KronexportError, UserInputError
 from kronexport.records import ProgressCallback, silent
 from kronexport.recover.batches import Batch, Data, Source, seeded
 from kronexport.recover.checkpoint import EpochFigures, Saved, identity, read_checkpoint, write_checkpoint
@@ -67,6 +67,7 @@ def distil(
     labels: NDArray[Any] | Tensor | None = None,
     evaluate: Evaluator | None = None,
     checkpoint: str | Path | None = None,
+    unwritable: Callable[[Exception], None] | None = None,
     device: str | None = None,
     progress: ProgressCallback = silent,
     told: Callable[[EpochFigures], None] | None = None,
@@ -84,6 +85,7 @@ def distil(
         labels: [n] of whole numbers, for images in one array, where the recipe has cross-entropy.
         evaluate: scores the averaged weights after every epoch.
         checkpoint: a file that is written after every epoch, and that a run which was interrupted goes on from.
+        unwritable: told why the checkpoint cannot be written, after which the run goes on; None: that is raised.
         device: as torch names it; None: a GPU where there is one, else the CPU.
         progress: told ("recover", steps done, steps in all).
         told: of every epoch, also of those that a checkpoint holds.
@@ -91,6 +93,7 @@ def distil(
     Raises:
         UserInputError: networks, data or checkpoint do not fit, or loss or weights are no longer finite.
         KronexportError: the disk is full; the checkpoint of the epoch before is there.
+        OSError: the checkpoint's folder takes no files.
     """
     if recipe.stop_at is not None and evaluate is None:
         raise UserInputError(f"distil: stop_at={recipe.stop_at:g} needs a score to compare with; give evaluate")
@@ -103,14 +106,12 @@ def distil(
     with torch.backends.cudnn.flags(enabled=True, deterministic=True):
         first = _first_batches(source, recipe, place)
         before = _fit(trainer, start, first, source.labels)
-        file = None if checkpoint is None else Path(checkpoint)
         sample = first[0]._replace(images=first[0].images.to(place))
-        run = (
-            {}
-            if file is None
-            else identity(start, teacher, recipe, sample, len(source), is_scored=evaluate is not None)
-        )
-        saved = _trained(trainer, source, file, run, evaluate=evaluate, clock=clock)
+        file = None
+        if checkpoint is not None:
+            run = identity(start, teacher, recipe, sample, len(source), is_scored=evaluate is not None)
+            file = _File(Path(checkpoint), run, unwritable)
+        saved = _trained(trainer, source, file, evaluate=evaluate, clock=clock)
         start.load_state_dict(saved.kept)
         after = _fit(trainer, start, first)
     if not math.isfinite(after.loss + after.error):
@@ -138,17 +139,28 @@ class _Clock:
             self.told(figures)
 
 
+@dataclass(frozen=True, slots=True)
+class _File:
+    """Where the checkpoint of ``run`` is; ``unwritable`` as for ``distil``."""
+
+    path: Path
+    run: dict[str, str]
+    unwritable: Callable[[Exception], None] | None
+
+    def write(self, saved: Saved) -> None:
+        try:
+            write_checkpoint(self.path, self.run, saved)
+        except (OSError, KronexportError) as error:
+            if self.unwritable is None:
+                raise
+            self.unwritable(error)
+
+
 def _trained(
-    trainer: Trainer,
-    source: Source,
-    file: Path | None,
-    run: dict[str, str],
-    *,
-    evaluate: Evaluator | None,
-    clock: _Clock,
+    trainer: Trainer, source: Source, file: _File | None, *, evaluate: Evaluator | None, clock: _Clock
 ) -> Saved:
-    """The run at its end; ``file`` holds it after every epoch, and is gone on from where it is of the same ``run``."""
-    begun = None if file is None else read_checkpoint(file, run, trainer.device)
+    """The run at its end; ``file`` holds it after every epoch, and is gone on from where it is of the same run."""
+    begun = None if file is None else read_checkpoint(file.path, file.run, trainer.device)
     saved = begun or Saved((), {}, {})
     if begun is not None:
         trainer.load_state(begun.state)
@@ -157,7 +169,7 @@ def _trained(
     while not _is_done(saved, trainer.recipe):
         saved = _next_epoch(trainer, source, saved, evaluate, clock)
         if file is not None:
-            write_checkpoint(file, run, saved)
+            file.write(saved)
         clock.tell(saved.figures[-1])
     return saved
 

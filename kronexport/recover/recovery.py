@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from kronexport.cache import cached_file, code_key, content_key, warn_unwritable
+from kronexport.cache import cache_folder, cached_file, code_key, content_key, warn_unwritable
 from kronexport.errors import UserInputError
 from kronexport.records import InputSpec, ProgressCallback, Training
 from kronexport.recover.checkpoint import CheckpointError, forward_hash, network_hash
@@ -130,7 +131,7 @@ def _distilled(
     """``distil`` with a checkpoint in the cache; one that is damaged is removed."""
     assert recovery.images is not None  # noqa: S101  # for the type checker, as above
     images = recovery.images
-    options["labels"] = recovery.labels
+    options |= {"labels": recovery.labels, "unwritable": partial(warn_unwritable, cache_folder())}
     checkpoint = _checkpoint(_key(recovery, student, teacher, recipe, is_scored=options["evaluate"] is not None))
     try:
         return distil(student, teacher, images, recipe, checkpoint=checkpoint, **options)

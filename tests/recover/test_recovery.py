@@ -1,5 +1,6 @@
 """``--recover``: what it may name, and a distillation that is kept in the cache."""
 
+import errno
 import logging
 import sys
 from dataclasses import replace
@@ -11,9 +12,11 @@ import pytest
 from PIL import Image
 from torch import nn
 
-from kronexport.errors import UserInputError
+from kronexport import cache, files
+from kronexport.errors import KronexportError, UserInputError
 from kronexport.records import InputSpec, silent
 from kronexport.recover import recovery as module
+from kronexport.recover.distil import distil
 from kronexport.recover.recovery import Recovery, load_recovery, recovered
 from tests.recover.samples import FAST, networks, same_weights
 from tests.small_network import SHAPE, images
@@ -160,6 +163,27 @@ def test_without_a_cache_it_is_trained_all_the_same(folder: Path, caplog: pytest
         _, told = recovered(fast(), *networks(), progress=silent)
     assert told.epochs == 2
     assert "nothing is kept for the next run" in caplog.text
+
+
+def test_a_cache_on_a_full_disk_is_told_and_the_training_goes_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, _ = recovered(fast(), *networks(), progress=silent)
+    (kept,) = checkpoints(folder)
+    kept.unlink()
+    monkeypatch.setattr(files.Path, "write_bytes", full_disk)
+    monkeypatch.setattr(cache, "_unwritable", set())
+    with caplog.at_level(logging.WARNING, "kronexport"):
+        trained, _ = recovered(fast(), *networks(), progress=silent)
+    assert caplog.text.count("disk full") == 1
+    assert same_weights(whole, trained)
+    assert checkpoints(folder) == []
+    with pytest.raises(KronexportError, match="disk full"):
+        distil(*networks(), images(4), FAST, checkpoint=folder / "run.pt")
+
+
+def full_disk(path: Path, _data: bytes) -> int:
+    raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
 
 def test_the_best_epoch_is_kept_without_a_score_to_end_at(folder: Path) -> None:
