@@ -74,7 +74,8 @@ def distil(
 ) -> Distilled:
     """Train a copy of ``student`` to give what ``teacher`` gives.
 
-    The same arguments on the same device with as many threads give the same weights, bit by bit, interrupted or not.
+    On the CPU the same arguments with as many threads give the same weights, bit by bit, interrupted or not. A GPU may
+    differ in the last bits: not all of its kernels add up in one order.
 
     Args:
         student: the factorized network, such as ``compress(...).model``; it is not changed.
