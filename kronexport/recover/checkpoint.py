@@ -141,7 +141,7 @@ def forward_hash(student: nn.Module, teacher: nn.Module, images: Tensor) -> str:
     Raises:
         UserInputError: a forward raises.
     """
-    found = {}
+    found: dict[str, Tensor] = {}
     for name, network in (("student", student), ("teacher", teacher)):
         with seeded(0, 0, images.device):
             given = call_user(network, images, doing=f"distil: the {name}'s forward")

@@ -79,7 +79,7 @@ def test_another_run_does_not_go_on_from_it(tmp_path: Path, change: dict[str, An
 
 def test_a_forward_that_has_changed_does_not_go_on_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Values and layers are what they were; in the first run both networks give half of what they give now."""
-    whole = nn.Sequential.forward
+    whole: Any = nn.Sequential.forward  # which torch leaves untyped
     with monkeypatch.context() as patch:
         patch.setattr(nn.Sequential, "forward", lambda self, images: 0.5 * whole(self, images))
         trained(tmp_path / "run.pt")

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from torch import nn
 
-from kronexport import cache, files
+from kronexport import cache
 from kronexport.errors import KronexportError, UserInputError
 from kronexport.records import InputSpec, silent
 from kronexport.recover import recovery as module
@@ -133,7 +133,7 @@ def test_a_network_is_trained_once(folder: Path) -> None:
 
 def test_a_network_of_another_forward_is_another_training(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its values and layers are the same; and so is one by other code of our own."""
-    whole = nn.Sequential.forward
+    whole: Any = nn.Sequential.forward  # which torch leaves untyped
     with monkeypatch.context() as patch:
         patch.setattr(nn.Sequential, "forward", lambda self, images: 0.5 * whole(self, images))
         recovered(fast(), *networks(), progress=silent)
@@ -171,7 +171,7 @@ def test_a_cache_on_a_full_disk_is_told_and_the_training_goes_on(
     whole, _ = recovered(fast(), *networks(), progress=silent)
     (kept,) = checkpoints(folder)
     kept.unlink()
-    monkeypatch.setattr(files.Path, "write_bytes", full_disk)
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
     monkeypatch.setattr(cache, "_unwritable", set())
     with caplog.at_level(logging.WARNING, "kronexport"):
         trained, _ = recovered(fast(), *networks(), progress=silent)
