@@ -22,6 +22,7 @@ from kronexport.backends.trtexec import (
     Shapes,
     build_command,
     dialect_of,
+    memory_command,
     outputs_command,
     profile_command,
     time_command,
@@ -131,8 +132,8 @@ def infer(place: Place, tool: Tool, engine: Path, feeds: Mapping[str, NDArray[An
 
 def time_engine(
     place: Place, tool: Tool, engine: Path, *, warm_up_ms: int, seconds: int, shapes: Shapes | None
-) -> tuple[tuple[float, ...], str]:
-    """Milliseconds of computing, one an inference, and the end of the log; ``shapes`` as of ``time_command``."""
+) -> tuple[float, ...]:
+    """Milliseconds of computing, one an inference; ``shapes`` as of ``time_command``."""
     command = time_command(
         tool.path,
         tool.dialect,
@@ -142,8 +143,14 @@ def time_engine(
         seconds=seconds,
         shapes=shapes,
     )
-    log = run_trtexec(place, command, "time", RUN_SECONDS + math.ceil(warm_up_ms / 1000) + seconds)
-    return parse_times(_text(place, "times.json"), warm_up_ms), log
+    run_trtexec(place, command, "time", RUN_SECONDS + math.ceil(warm_up_ms / 1000) + seconds)
+    return parse_times(_text(place, "times.json"), warm_up_ms)
+
+
+def log_of_one_run(place: Place, tool: Tool, engine: Path, *, shapes: Shapes | None) -> str:
+    """The log of a single inference, which says what memory is held; ``shapes`` as of ``time_command``."""
+    command = memory_command(tool.path, tool.dialect, place.put(engine), shapes=shapes)
+    return run_trtexec(place, command, "run", RUN_SECONDS)
 
 
 def profile_engine(place: Place, tool: Tool, engine: Path, *, shapes: Shapes | None) -> tuple[LayerTime, ...]:

@@ -20,6 +20,7 @@ from kronexport.backends.trt_engine import (
     Tool,
     build_engine,
     infer,
+    log_of_one_run,
     profile_engine,
     time_engine,
 )
@@ -133,19 +134,15 @@ class TrtMachine:
         times = {}
         for name, path in engines:
             shapes = self._shapes(path, job)
-            found, _ = time_engine(place, self.tool, path, warm_up_ms=warm_up_ms, seconds=seconds, shapes=shapes)
+            found = time_engine(place, self.tool, path, warm_up_ms=warm_up_ms, seconds=seconds, shapes=shapes)
             times[name] = list(found)
         return times
 
     def _memory(self, job: Job) -> Result:
         (model,) = job["models"]
         path = Path(model["path"])
-        shapes = self._shapes(path, job)
-
-        def steps(place: Place) -> str:
-            return time_engine(place, self.tool, path, warm_up_ms=0, seconds=1, shapes=shapes)[1]
-
-        peak, build_peak = run_memory(self.host.in_folder(steps)), build_memory(self._engine(path).built.log)
+        once = partial(log_of_one_run, tool=self.tool, engine=path, shapes=self._shapes(path, job))
+        peak, build_peak = run_memory(self.host.in_folder(once)), build_memory(self._engine(path).built.log)
         return {
             "peak_memory_bytes": peak,
             "build_peak_memory_bytes": build_peak,

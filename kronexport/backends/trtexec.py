@@ -63,6 +63,7 @@ _ON_BY_DEFAULT: Final[Mapping[str, str]] = {
     "--noDataTransfers": "--includeDataTransfers",
 }
 _POOL: Final = "--memPoolSize=workspace:"
+_ONCE: Final[Command] = ("--warmUp=0", "--duration=0", "--iterations=1", "--avgRuns=1")
 
 DIALECTS: Final = (
     Dialect("8.2", "--workspace=", "--buildOnly", _WEAK, _OFF_BY_DEFAULT),
@@ -167,6 +168,12 @@ def time_command(
     return trtexec, f"--loadEngine={engine}", *_at(shapes), *pinned, *lasting, f"--exportTimes={times}"
 
 
+def memory_command(trtexec: str, dialect: Dialect, engine: str, *, shapes: Shapes | None = None) -> Command:
+    """Run an engine once, as it is timed. Each inference more would be a line more in the log after that of memory."""
+    pinned = _pinned(dialect, graph=True, spin=True, transfers=False)
+    return trtexec, f"--loadEngine={engine}", *_at(shapes), *pinned, *_ONCE
+
+
 def profile_command(
     trtexec: str, dialect: Dialect, engine: str, profile: str, *, seconds: int = 10, shapes: Shapes | None = None
 ) -> Command:
@@ -188,9 +195,8 @@ def outputs_command(
     """Run an engine once on given inputs: files of raw numbers by tensor name. The outputs go to JSON."""
     pinned = _pinned(dialect, graph=False, spin=False, transfers=True)
     given = ",".join(f"{name}:{file}" for name, file in inputs.items())
-    once = ("--warmUp=0", "--duration=0", "--iterations=1", "--avgRuns=1")
     written = (f"--loadInputs={given}", f"--exportOutput={outputs}")
-    return trtexec, f"--loadEngine={engine}", *_at(shapes), *pinned, *once, *written
+    return trtexec, f"--loadEngine={engine}", *_at(shapes), *pinned, *_ONCE, *written
 
 
 def engine_name(sm: str, version: str, precision: str) -> str:

@@ -118,7 +118,7 @@ def test_an_engine_is_built_proven_run_timed_and_profiled(
 def test_memory_is_what_the_log_says_and_null_with_a_reason_where_it_does_not(
     here: Callable[..., TrtMachine], tmp_path: Path
 ) -> None:
-    """Whole MiB of CPU and GPU together; 8.2 writes no such lines."""
+    """Whole MiB of CPU and GPU together, however fast the engine; 8.2 writes no such lines."""
     found = []
     for release in ("10.3", "8.2"):
         machine = here(release)

@@ -31,6 +31,8 @@ FORMATS = {
     "fp16": "Half" if MAJOR >= 10 else "Channel major FP16 format where channel % 8 == 0",
     "int8": "Int8" if MAJOR >= 10 else "Thirty-two wide channel vectorized row major Int8 format",
 }
+MANY = 1200
+"""Inferences of a run that lasts: a line each, as of a fast engine, and more than the end of a log that is kept."""
 COMPUTING = ("Conv", "Gemm", "MatMul")
 
 Shapes = dict[str, list[int]]
@@ -129,6 +131,8 @@ def infer(options: dict[str, str]) -> None:
     if NUMBERS >= (8, 5):
         managed = "TensorRT-managed allocation in IExecutionContext creation"
         say(f"[I] [MemUsageChange] {managed}: CPU +0, GPU +1, now: CPU 1, GPU 6 (MiB)")
+    for _ in range(MANY if float(options.get("duration", "3")) else int(options.get("iterations", "10"))):
+        say("[I] Average on 1 runs - GPU latency: 1.000 ms - Host latency: 1.000 ms (enqueue 1.000 ms)")
     if "exportTimes" in options:
         write_times(options, len(about["layers"]))
     if "exportProfile" in options:
