@@ -46,6 +46,9 @@ Outputs = dict[str, NDArray[np.float32]]
 _MOVE_SECONDS: Final = 60.0
 _TIMING_CACHE: Final = "timing.cache"
 _LAYERS: Final = "layers.json"
+_OUTPUTS: Final = "outputs.json"
+_TIMES: Final = "times.json"
+_PROFILE: Final = "profile.json"
 _ENGINE: Final = f"{TEMP_PREFIX}built.engine"
 
 
@@ -103,7 +106,7 @@ def build_engine(
     build = Build(
         place.put(model), _ENGINE, order.route, order.workspace_mib, _TIMING_CACHE, _LAYERS, shapes=order.shapes
     )
-    log = run_trtexec(place, build_command(tool.path, tool.dialect, build), "build", BUILD_SECONDS)
+    log = run_trtexec(place, build_command(tool.path, tool.dialect, build), "build", BUILD_SECONDS, _ENGINE, _LAYERS)
     _keep_timings(place, kept)
     layers = parse_layers(_text(place, _LAYERS))
     proven = prove_precision(layers, order.asked, allow_fallback=allow_fallback)
@@ -125,9 +128,9 @@ def infer(place: Place, tool: Tool, engine: Path, feeds: Mapping[str, NDArray[An
     for name, file in files.items():
         place.write(file, np.ascontiguousarray(feeds[name]).tobytes())
     shapes = {name: array.shape for name, array in feeds.items()} if dynamic else None
-    command = outputs_command(tool.path, tool.dialect, place.put(engine), files, "outputs.json", shapes=shapes)
-    run_trtexec(place, command, "run", RUN_SECONDS)
-    return parse_outputs(_text(place, "outputs.json"))
+    command = outputs_command(tool.path, tool.dialect, place.put(engine), files, _OUTPUTS, shapes=shapes)
+    run_trtexec(place, command, "run", RUN_SECONDS, _OUTPUTS)
+    return parse_outputs(_text(place, _OUTPUTS))
 
 
 def time_engine(
@@ -138,13 +141,13 @@ def time_engine(
         tool.path,
         tool.dialect,
         place.put(engine),
-        "times.json",
+        _TIMES,
         warm_up_ms=warm_up_ms,
         seconds=seconds,
         shapes=shapes,
     )
-    run_trtexec(place, command, "time", RUN_SECONDS + math.ceil(warm_up_ms / 1000) + seconds)
-    return parse_times(_text(place, "times.json"), warm_up_ms)
+    run_trtexec(place, command, "time", RUN_SECONDS + math.ceil(warm_up_ms / 1000) + seconds, _TIMES)
+    return parse_times(_text(place, _TIMES), warm_up_ms)
 
 
 def log_of_one_run(place: Place, tool: Tool, engine: Path, *, shapes: Shapes | None) -> str:
@@ -156,14 +159,21 @@ def log_of_one_run(place: Place, tool: Tool, engine: Path, *, shapes: Shapes | N
 def profile_engine(place: Place, tool: Tool, engine: Path, *, shapes: Shapes | None) -> tuple[LayerTime, ...]:
     """Milliseconds of each layer, of a run of its own; ``shapes`` as of ``time_command``."""
     command = profile_command(
-        tool.path, tool.dialect, place.put(engine), "profile.json", seconds=PROFILE_SECONDS, shapes=shapes
+        tool.path, tool.dialect, place.put(engine), _PROFILE, seconds=PROFILE_SECONDS, shapes=shapes
     )
-    run_trtexec(place, command, "profile", RUN_SECONDS + PROFILE_SECONDS)
-    return parse_profile(_text(place, "profile.json"))
+    run_trtexec(place, command, "profile", RUN_SECONDS + PROFILE_SECONDS, _PROFILE)
+    return parse_profile(_text(place, _PROFILE))
 
 
-def run_trtexec(place: Place, command: Command, verb: str, seconds: float) -> str:
-    """The end of what it printed; KronexportError with the end of that if it failed."""
+def run_trtexec(place: Place, command: Command, verb: str, seconds: float, *writes: str) -> str:
+    """The end of what it printed; KronexportError with the end of that if it failed.
+
+    The files that it ``writes`` are removed first: one that it left out, on a full disk, is not there of a run before.
+    """
+    if writes:
+        removed = place.run(("rm", "-f", "--", *writes), _MOVE_SECONDS)
+        if removed.code:
+            raise KronexportError(f"{place.at}{', '.join(writes)}: cannot be removed: {removed.output.strip()}")
     ended = place.run(command, seconds)
     if ended.code:
         lines = [line for line in ended.output.splitlines() if line.strip()]

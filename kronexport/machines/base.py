@@ -44,10 +44,10 @@ class Host(Machine, Protocol):
     """A machine whose own programs can be run, too."""
 
     def in_folder(self, work: Callable[[Place], T]) -> T:
-        """What ``work`` comes to in a folder of the machine, which is removed in the end.
+        """What ``work`` comes to in a folder of the machine.
 
-        Where the connection to the machine breaks off it is called again, with a folder in which nothing is left of the
-        attempt before: it has to bring all that it needs.
+        A board has one folder for a whole session: files of an earlier ``work`` may be in it. Where the connection to
+        the machine breaks off ``work`` is called again, in a new session: it has to bring all that it needs.
 
         Raises:
             KronexportError: whatever ``work`` raises, or the machine was lost.

@@ -266,7 +266,24 @@ def test_an_engine_is_sent_once_at_most_and_timings_are_kept_on_the_board(server
     assert eventually(lambda: clean(server))
 
 
-@pytest.mark.parametrize("run", range(2, 7), ids=["timings", "build", "folder", "copy", "rename"])
+def test_what_an_engine_did_not_write_is_not_read_of_the_one_before(server: Server, tmp_path: Path) -> None:
+    """A trtexec that ends well without its file, in the folder in which another's times are."""
+    with on_board(server) as machine:
+        engine = compiled(machine, save_tiny_model(tmp_path / "tiny.onnx"))
+        setting = Setting("tensorrt", 1, SPEC, machine=machine)
+        bench_models({"dense": engine}, setting, SHORT)
+        trtexec = server.home / "tools" / "trtexec"
+        trtexec.write_text(SILENT, encoding="utf-8")
+        with pytest.raises(BoardError, match=r"times\.json"):
+            bench_models({"dense": engine}, setting, SHORT)
+
+
+SILENT = """#!/bin/sh
+echo '[double, not TensorRT] &&&& RUNNING TensorRT.trtexec [TensorRT v100300]'
+"""
+
+
+@pytest.mark.parametrize("run", range(2, 8), ids=["timings", "removal", "build", "folder", "copy", "rename"])
 def test_a_connection_that_is_cut_during_a_build_is_mended(server: Server, tmp_path: Path, run: int) -> None:
     """The build is done again from its beginning, since nothing of it is left there; half an engine is nowhere."""
     with on_board(server) as machine:
@@ -283,10 +300,11 @@ def test_a_connection_that_is_cut_during_timing_costs_one_round(server: Server, 
         engine = compiled(machine, save_tiny_model(tmp_path / "tiny.onnx"))
         setting = Setting("tensorrt", 1, SPEC, machine=machine)
         before = server.reached.count("run")
-        server.cut("run", 1, after=6)  # in the third round, once its first engine was timed
+        server.cut("run", 1, after=12)  # in the third round, once its first engine was timed
         timed = bench_models({"dense": engine, "compressed": engine}, setting, SHORT)
         runs = server.reached.count("run") - before
-        assert runs == 2 + 10 + 2, "two probes, ten runs, the one that was cut, and the one before it in its round"
+        lost = "the one that was cut, and the one before it in its round"
+        assert runs == 2 + 2 * (10 + 2), f"two probes; with a removal before each ten runs, {lost}"
     assert [len(rounds) for rounds in timed.samples_ms.values()] == [5, 5]
     assert eventually(lambda: clean(server))
 
