@@ -276,6 +276,18 @@ def test_another_board_is_refused(bundle: Bundle) -> None:
 
 
 @needs_bash
+def test_an_engine_that_came_with_the_bundle_is_left_as_it_is(bundle: Bundle) -> None:
+    """Exit code 6: another in its place would not be the file that SHA256SUMS lists."""
+    (bundle.folder / "model.engine").write_bytes(b"of the build")
+    with (bundle.folder / "SHA256SUMS").open("a", encoding="utf-8") as sums:
+        sums.write(f"{'0' * 64}  model.engine\n")
+    done = bundle.run()
+    assert done.returncode == 6
+    assert "model.engine was built along with the bundle" in done.stderr
+    assert (bundle.folder / "model.engine").read_bytes() == b"of the build"
+
+
+@needs_bash
 def test_a_machine_that_is_no_board_is_refused(bundle: Bundle) -> None:
     bundle.compatible.unlink()
     done = bundle.run()
