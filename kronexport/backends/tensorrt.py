@@ -1,6 +1,5 @@
 """TensorRT: an engine is built on its device. Where that is not at hand, the script ships that builds it there."""
 
-import logging
 from collections import Counter
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from kronexport import agent
 from kronexport.backends.base import Compiled, Runner, agent_errors, session_runner
 from kronexport.backends.build_script import SCRIPT, build_script
+from kronexport.backends.fit import check_release
 from kronexport.backends.profile import BackendName, TargetProfile, required_board
 from kronexport.backends.trt_engine import Order
 from kronexport.backends.trt_machine import TrtMachine
@@ -24,8 +24,6 @@ from kronexport.records import BatchRange
 if TYPE_CHECKING:
     import onnx
 
-log = logging.getLogger("kronexport")
-
 NO_DEVICE: Final = "not measured: no device"
 NO_SCORE: Final = "not scored: trtexec starts anew for each batch, which no set of test images is small enough for"
 ON_THE_BOARD: Final = "on the board"
@@ -35,15 +33,17 @@ _EXECUTABLE: Final = 0o755
 
 
 def is_board(profile: TargetProfile) -> bool:
-    """Whether this machine is the target's board: by its chip, which has one SM, its trtexec and that one's release."""
+    """Whether this machine is the target's board: by its chip, which has one SM, and its trtexec.
+
+    Raises:
+        MissingRuntimeError: It is, but for the release of its TensorRT, as where a board over SSH has another.
+    """
     if profile.board is None or profile.compatible[0] not in agent.gpus() or agent.trtexec_path() is None:
         return False
     with agent_errors():
         release = agent.trtexec_release()
-    if profile.runtime.allows(release):
-        return True
-    log.warning("%s: nothing is built here: TensorRT %s, expected %s", profile.name, release, profile.runtime.version)
-    return False
+    check_release(profile, "this board", release)
+    return True
 
 
 @dataclass(frozen=True, slots=True)
