@@ -21,7 +21,8 @@ class Machine(Protocol):
 
         Args:
             job: What to do. Paths in it are absolute, and of files on this machine, whichever machine runs it.
-            timeout_seconds: After this the process is killed.
+            timeout_seconds: After this the process is killed. A machine whose jobs are several commands may limit each
+                of them instead.
 
         Raises:
             KronexportError: The subclass that belongs to the agent's exit code, with the agent's message; the base

@@ -6,7 +6,8 @@ stdout that begins with MARK, which tells it from what a login script prints:
 
     {"do": "lease", "path", "token", "owner", "silence"}  ->  {"folder"}, or {"held": who has it}
     {"do": "run", "command": [...], "seconds", "folder", "stdout"}
-                                                          ->  {"code", "output"}; code null: it took too long
+                                                          ->  {"code", "output"}; code null: it took too long;
+                                                              or {"missing": why there is no such program}
     {"do": "keep", "names": [...]}                        ->  {"free"}: bytes, once all else in the folder is gone
     {"do": "free"}                                        ->  {"free"}: bytes
     {"do": "beat"}                                            the client is there
@@ -198,15 +199,10 @@ def run(client: Client, folder: str, request: Json) -> Json:
         GoneError: the client left, or wants something else; the command is killed.
     """
     os.makedirs(folder, exist_ok=True)
-    child = subprocess.Popen(
-        request["command"],
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE if request["stdout"] else subprocess.DEVNULL,
-        stderr=subprocess.STDOUT if request["stdout"] else subprocess.PIPE,
-        start_new_session=True,
-        preexec_fn=_die_with_parent,  # noqa: PLW1509  there is one thread
-    )
+    try:
+        child = _started(folder, request)
+    except (FileNotFoundError, PermissionError) as error:
+        return {"missing": error.strerror}
     pipe: Any = child.stdout if request["stdout"] else child.stderr
     output = b""
     until = time.monotonic() + request["seconds"]
@@ -227,6 +223,18 @@ def run(client: Client, folder: str, request: Json) -> Json:
             os.killpg(child.pid, signal.SIGKILL)
         child.wait()
         pipe.close()
+
+
+def _started(folder: str, request: Json) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        request["command"],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE if request["stdout"] else subprocess.DEVNULL,
+        stderr=subprocess.STDOUT if request["stdout"] else subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=_die_with_parent,  # noqa: PLW1509  there is one thread
+    )
 
 
 def _die_with_parent() -> None:

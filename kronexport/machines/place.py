@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -84,7 +85,7 @@ class LocalFolder:
         except subprocess.TimeoutExpired as error:
             raise too_slow(command, seconds, self.at) from error
         except OSError as error:
-            raise MissingRuntimeError(f"{command[0]}: {error.strerror}; install it, or put it into PATH") from error
+            raise no_program(command, str(error.strerror), self.at) from error
         return Ran(done.returncode, done.stdout[-OUTPUT_BYTES:].decode(errors="replace"))
 
     def put(self, source: Path) -> str:
@@ -104,6 +105,11 @@ class LocalFolder:
             raise KronexportError(f"{self.folder / name}: no such file; the command did not write it")
         with atomic_write(target) as aside:
             shutil.move(self.folder / name, aside)
+
+
+def no_program(command: Sequence[str], reason: str, at: str) -> MissingRuntimeError:
+    """The error of a command that the machine does not have; ``at`` as of ``Place``."""
+    return MissingRuntimeError(f"{at}{command[0]}: {reason}; install it, or put it into PATH")
 
 
 def too_slow(command: Command, seconds: float, at: str) -> KronexportError:

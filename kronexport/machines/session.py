@@ -18,6 +18,7 @@ from kronexport.errors import BoardError, MissingRuntimeError
 from kronexport.machines import keeper
 from kronexport.machines.connection import Connection, LostError, Process
 from kronexport.machines.outcome import agent_error, out_of_time
+from kronexport.machines.place import no_program
 
 LEASE: Final = "/tmp/kronexport.lease"  # noqa: S108  one for all users of a board; it is opened without following links
 """On the board; who has the lock on it has the board."""
@@ -110,10 +111,14 @@ class Session:
             stdout: what it prints there belongs to the output, as what it prints on stderr does.
 
         Raises:
+            MissingRuntimeError: there is no such program.
             BoardError: it cannot be run; a ``LostError`` where the connection broke off.
         """
         request = {"do": "run", "command": list(command), "seconds": seconds, "folder": folder, "stdout": stdout}
-        return self._asked(request, seconds + _ANSWER_SECONDS)
+        ended = self._asked(request, seconds + _ANSWER_SECONDS)
+        if "missing" in ended:
+            raise no_program(command, ended["missing"], f"{self.connection.address}: ")
+        return ended
 
     def send(self, source: Path, path: str) -> None:
         """Copy a file there; ``BoardError`` with the room that there is where that fails, as on a full disk."""

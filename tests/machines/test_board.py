@@ -294,6 +294,13 @@ def test_a_missing_runtime_is_told_with_its_command(server: Server) -> None:
         board.environment("onnxruntime")
 
 
+def test_a_missing_program_is_a_missing_runtime_there_as_here(server: Server) -> None:
+    with server.board() as board:
+        for machine, at in ((board, rf"ssh://\S+:{server.port}: "), (HERE, "")):
+            with pytest.raises(MissingRuntimeError, match=f"^{at}no-such-program: No such file .*; install it"):
+                machine.in_folder(lambda place: place.run(("no-such-program",), 5))
+
+
 def test_what_a_login_script_prints_does_no_harm(server: Server) -> None:
     server.prelude = "echo welcome to this board; "
     with server.board() as board:

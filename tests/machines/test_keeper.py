@@ -166,7 +166,7 @@ def test_how_a_command_ended_is_told(tmp_path: Path) -> None:
     assert kept.run(dying)["code"] == -9
     endless = [sys.executable, "-c", "import time; time.sleep(60)"]
     assert kept.run(endless, seconds=0.2)["code"] is None
-    assert "No such file" in kept.run(["/nowhere"])["error"]
+    assert "No such file" in kept.run(["/nowhere"])["missing"]
     kept.leave()
 
 
