@@ -33,7 +33,7 @@ _STORE_FOLDER, _STORE_FILE = "measure", "times.sqlite"
 _ENGINE_FOLDER = "tensorrt"
 _OURS = {
     _STORE_FOLDER: re.compile(rf"{re.escape(_STORE_FILE)}(\.lock|\.aside-[0-9a-f]+)?(-wal|-shm|-journal)?"),
-    _ENGINE_FOLDER: re.compile(rf"({re.escape(TEMP_PREFIX)})?timing-[\d.]+\.cache"),
+    _ENGINE_FOLDER: re.compile(rf"({re.escape(TEMP_PREFIX)}[0-9a-f]+-)?timing-[\d.]+\.cache"),
 } | {
     kind: re.compile(rf"({re.escape(TEMP_PREFIX)}[0-9a-f]+-)?[0-9a-f]{{{2 * _DIGEST_BYTES}}}{re.escape(suffix)}")
     for kind, suffix in _SUFFIXES.items()

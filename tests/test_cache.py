@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from kronexport.cache import cache_folder, cache_use, clean_cache, content_key, read_cached, store_path, write_cached
+from kronexport.cache import (
+    cache_folder,
+    cache_use,
+    clean_cache,
+    content_key,
+    engine_cache,
+    read_cached,
+    store_path,
+    write_cached,
+)
 from kronexport.files import TEMP_PREFIX
 from kronexport.measure.store import MeasurementStore, conditions_of
 from tests.conftest import command
@@ -86,12 +95,20 @@ def test_clean_removes_what_is_ours_and_nothing_else(folder: Path) -> None:
     store.parent.mkdir()
     for suffix in ("", "-wal", "-shm", ".lock", ".aside-0123abcd", ".aside-0123abcd-wal"):
         store.with_name(store.name + suffix).write_bytes(b"times")
-    strangers = [folder / "notes.txt", folder / "scan" / "mine.npz", folder / "other" / f"{KEY}.npz"]
+    engine_cache().mkdir()
+    for name in ("timing-8.6.2.cache", f"{TEMP_PREFIX}0123abcd-timing-8.6.2.cache"):
+        (engine_cache() / name).write_bytes(b"timings")
+    strangers = [
+        engine_cache() / "mine.cache",
+        folder / "notes.txt",
+        folder / "scan" / "mine.npz",
+        folder / "other" / f"{KEY}.npz",
+    ]
     strangers += [folder / "scan" / f"{KEY}.txt", store.with_name("mine.sqlite"), store.with_name(f"{store.name}.bak")]
     for path in strangers:
         path.parent.mkdir(exist_ok=True)
         path.write_text("mine", encoding="utf-8")
-    assert cache_use().files == 8
+    assert cache_use().files == 10
     assert cache_use() == clean_cache()
     assert sorted(path for path in folder.rglob("*") if path.is_file()) == sorted(strangers)
     assert cache_use().files == 0

@@ -5,6 +5,7 @@ beginning where the connection to a board breaks off (``machines.base.Host``).
 """
 
 import math
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,9 +186,9 @@ def run_trtexec(place: Place, command: Command, verb: str, seconds: float, *writ
 
 
 def _keep_timings(place: Place, kept: str) -> None:
-    """For the next build, whole or not at all; an engine does not fail for it."""
+    """For the next build, whole or not at all, whoever else builds here; an engine does not fail for it."""
     folder, _, name = kept.rpartition("/")
-    aside = f"{folder}/{TEMP_PREFIX}{name}"
+    aside = f"{folder}/{TEMP_PREFIX}{secrets.token_hex(4)}-{name}"
     steps = (("mkdir", "-p", "--", folder), ("cp", "-f", "--", _TIMING_CACHE, aside), ("mv", "-f", "--", aside, kept))
     for step in steps:
         if place.run(step, _MOVE_SECONDS).code:

@@ -179,6 +179,9 @@ def work_folder() -> str:
     for name in os.listdir(root):
         if name.startswith("job-"):
             shutil.rmtree(os.path.join(root, name), ignore_errors=True)
+        elif name.startswith(".kronexport-"):  # a copy that was not finished (files.TEMP_PREFIX)
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(root, name))
     return tempfile.mkdtemp(prefix="job-", dir=root)
 
 
