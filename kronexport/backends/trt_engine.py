@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from kronexport.backends.profile import Precision, Route
 from kronexport.backends.trt_precision import EngineLayer, ProvenPrecision, parse_layers, prove_precision
-from kronexport.backends.trt_results import LayerTime, parse_outputs, parse_profile, parse_times
+from kronexport.backends.trt_results import EngineLayerTime, parse_outputs, parse_profile, parse_times
 from kronexport.backends.trtexec import (
     Build,
     Dialect,
@@ -157,7 +157,7 @@ def log_of_one_run(place: Place, tool: Tool, engine: Path, *, shapes: Shapes | N
     return run_trtexec(place, command, "run", RUN_SECONDS)
 
 
-def profile_engine(place: Place, tool: Tool, engine: Path, *, shapes: Shapes | None) -> tuple[LayerTime, ...]:
+def profile_engine(place: Place, tool: Tool, engine: Path, *, shapes: Shapes | None) -> tuple[EngineLayerTime, ...]:
     """Milliseconds of each layer, of a run of its own; ``shapes`` as of ``time_command``."""
     command = profile_command(
         tool.path, tool.dialect, place.put(engine), _PROFILE, seconds=PROFILE_SECONDS, shapes=shapes

@@ -23,7 +23,7 @@ _CONTEXT: Final = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class LayerTime:
+class EngineLayerTime:
     """Milliseconds of one layer of the engine a run, and its share of the whole in percent."""
 
     name: str
@@ -60,7 +60,7 @@ def parse_times(text: str, warm_up_ms: float) -> tuple[float, ...]:
     return kept
 
 
-def parse_profile(text: str) -> tuple[LayerTime, ...]:
+def parse_profile(text: str) -> tuple[EngineLayerTime, ...]:
     """Of ``--exportProfile``, layers in the order that they run; its first entry counts the runs.
 
     Raises:
@@ -70,7 +70,7 @@ def parse_profile(text: str) -> tuple[LayerTime, ...]:
     if len(rows) <= 1 or "count" not in rows[0]:
         raise _malformed("exportProfile", f"{len(rows)} entries", "profile without --useCudaGraph")
     return tuple(
-        LayerTime(
+        EngineLayerTime(
             _text(row, "name", "exportProfile"),
             _number(row, "averageMs", "exportProfile"),
             _number(row, "medianMs", "exportProfile") if "medianMs" in row else None,

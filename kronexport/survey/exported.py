@@ -80,7 +80,7 @@ def _restore_signature(program: fx.GraphModule) -> None:
     graph.set_codegen(fx.graph.CodeGen())
 
 
-def check_fits(given: tuple[int, ...], expected: tuple[Dim, ...], place: str) -> None:
+def check_input(given: tuple[int, ...], expected: tuple[Dim, ...], place: str) -> None:
     """Raises UserInputError where the program was not exported for an input of the shape ``given``."""
     fits = len(given) == len(expected) and all(want in (None, got) for got, want in zip(given, expected, strict=True))
     if not fits:

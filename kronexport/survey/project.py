@@ -9,7 +9,7 @@ from torch import nn
 
 from kronexport.errors import UserInputError
 from kronexport.records import InputSpec, Survey
-from kronexport.survey.exported import check_fits
+from kronexport.survey.exported import check_input
 from kronexport.survey.inputs import Predictor, load_calibration, load_evaluator, parse_input
 from kronexport.survey.model import LoadedModel
 from kronexport.survey.sites import survey
@@ -76,7 +76,7 @@ def _input(loaded: LoadedModel, text: str | None) -> InputSpec:
     if text is not None:
         spec = parse_input(text)
         if loaded.input_shape is not None:
-            check_fits(spec.shape, loaded.input_shape, f"--input {text}")
+            check_input(spec.shape, loaded.input_shape, f"--input {text}")
         return spec
     if loaded.sample is not None:
         return InputSpec("input", loaded.sample.input_shape)
