@@ -355,7 +355,8 @@ class LayerFigures:
     """One row of the layer table.
 
     ``dense_us`` and ``us``: microseconds of the layer alone, with its bias, BatchNorm and activation, as they were
-    timed for the plan (docs/measuring.md); None where it was not. ``dense_params`` and ``dense_macs``: what the layer
+    timed for the plan (docs/measuring.md); of TensorRT those of its layers in a profile of the whole engine. None where
+    there is no such time. ``dense_params`` and ``dense_macs``: what the layer
     needs when dense; None in reports of earlier versions.
     ``float_steps``: the layer's Convs, counted from 0, that an int8 build left in float.
     """
