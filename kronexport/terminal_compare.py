@@ -15,7 +15,7 @@ _COMPARED = {
     "bytes": "model.onnx bytes",
     "latency_ms": "latency p50 ms",
     "peak_memory_bytes": "peak memory bytes",
-    "build_peak_memory_bytes": "peak while loading bytes",
+    "build_peak_memory_bytes": "peak while loading or building bytes",
     "accuracy": "accuracy",
 }
 

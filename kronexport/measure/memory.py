@@ -1,4 +1,4 @@
-"""Peak memory that one model adds to a fresh process."""
+"""Peak memory that one model adds to a fresh process, or that TensorRT's log tells of its engine."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +11,11 @@ TIMEOUT_SECONDS: Final = 600.0
 
 @dataclass(frozen=True, slots=True)
 class MemoryResult:
-    """Bytes of resident memory on top of the process with its runtime imported.
+    """Bytes of resident memory on top of the process with its runtime imported; of TensorRT those that its log tells.
 
     ``build_peak_memory_bytes`` is the peak up to the end of the loading, ``peak_memory_bytes`` the peak of loading and
-    inferences. Both are None, with a ``reason``, where the kernel cannot reset the peak. ``method`` says how.
+    inferences. Of TensorRT the first is the peak of the builder's allocators, the second what is held once the
+    execution context is made. Each is None, with a ``reason``, where it cannot be told. ``method`` says how.
     """
 
     peak_memory_bytes: int | None

@@ -74,7 +74,7 @@ def comparison(target: TargetReport) -> list[Row]:
         ("Weights (bytes, counted)", "weight_bytes"),
         ("Activations alive at once (bytes, counted)", "activation_bytes"),
         ("Peak memory (bytes)", "peak_memory_bytes"),
-        ("Peak while loading (bytes)", "build_peak_memory_bytes"),
+        ("Peak while loading or building (bytes)", "build_peak_memory_bytes"),
     ):
         rows.append(_row(target, label, key, getattr(dense, key), getattr(compressed, key)))
     return [*rows, _accuracy_row(target)]
