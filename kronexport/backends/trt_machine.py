@@ -26,7 +26,7 @@ from kronexport.backends.trt_engine import (
 )
 from kronexport.backends.trt_results import build_memory, run_memory
 from kronexport.backends.trtexec import Shapes, time_command
-from kronexport.errors import KronexportError, error_of
+from kronexport.errors import KronexportError, UserInputError
 from kronexport.machines.base import Host
 from kronexport.machines.place import Place
 from kronexport.records import BatchRange
@@ -107,7 +107,7 @@ class TrtMachine:
             "profile": self._profile,
         }
         if job["task"] not in tasks:
-            raise error_of(2)(f"{job['task']}: TensorRT runs {', '.join(tasks)} by trtexec, and no other job")
+            raise KronexportError(f"{job['task']}: TensorRT runs {', '.join(tasks)} by trtexec, and no other job")
         return {"environment": self.about, **tasks[job["task"]](job), "task": job["task"]}
 
     def _bench(self, job: Job) -> Result:
@@ -160,7 +160,7 @@ class TrtMachine:
         count = len(next(iter(feeds.values())))
         chunk = engine.chunk(count)
         if count % chunk:
-            raise error_of(2)(f"{path.name}: got {count} samples, expected a multiple of the batch {chunk}")
+            raise UserInputError(f"{path.name}: got {count} samples, expected a multiple of the batch {chunk}")
         parts = []
         for start in range(0, count, chunk):
             part = {name: array[start : start + chunk] for name, array in feeds.items()}
