@@ -1,4 +1,4 @@
-"""Keeps a board for one client: holds its lease, runs agents one after the other, and leaves nothing behind.
+"""Keeps a board for one client: holds its lease, runs agents one after the other, and cleans up.
 
 It is sent over SSH as text and run by the board's Python (>= 3.6, standard library only): nothing is written on the
 board before the lease is taken. Requests are lines of JSON on stdin. Each but ``beat`` is answered by one line on
@@ -19,6 +19,7 @@ where ``stdout`` is true; the end of it, if there is much.
 The lease is a lock on one file that everybody on the board may open. The system frees it when this process ends,
 however it ends. When stdin ends, or the client is silent for too long, the running agent is killed, the work folder
 removed and the lease freed. A folder that a killed keeper left is removed by the next.
+The file of the lease stays, and what TensorRT's builder learnt (its timing cache).
 """
 
 import contextlib
@@ -280,7 +281,7 @@ class Keeper:
                 os.utime(self.lease)
 
     def leave(self) -> None:
-        """Nothing is left on the board but the file of the lease, which is free."""
+        """Nothing is left on the board but the file of the lease, which is free, and TensorRT's timing cache."""
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         if self.folder is not None:

@@ -86,7 +86,8 @@ def race_models(models: Mapping[str, Path], setting: Setting, timing: RaceTiming
 def settled_race(models: Mapping[str, Path], setting: Setting, timing: RaceTiming) -> RaceResult:
     """As ``race_models``, but on several threads what one process cannot tell apart runs in more of them.
 
-    The speed-ups of the ``FINALISTS``, those ``NEAR`` the best, are then the median over all processes.
+    The speed-ups of the ``FINALISTS``, those ``NEAR`` the best, are then the median over all processes, and ``rounds``
+    those of all; ``latency_ms`` and ``floor_ms`` stay those of the first process.
 
     Raises:
         KronexportError: As ``race_models``.
