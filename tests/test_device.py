@@ -161,7 +161,6 @@ SHORT_RACES = BuildConfig.model_validate({"model": "m", "measure": {"seconds": 0
     [
         ("cpu", "is whatever machine builds, expected a target that is a device"),
         ("rpi5", "expected aarch64; choose its target"),
-        ("jetson", "runs in TensorRT, which is not driven over SSH; leave --device out"),
     ],
 )
 def test_a_board_that_is_not_the_target_is_refused(

@@ -18,23 +18,19 @@ def write(folder: Path, files: dict[str, str]) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def no_other_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another test of this process may have loaded a network with a module of that name."""
-    monkeypatch.delitem(sys.modules, "blocks", raising=False)
-
-
-@pytest.mark.parametrize("statement", ["from .blocks import VALUE", "from blocks import VALUE"])
+@pytest.mark.parametrize("statement", ["from .siblings_of_net import VALUE", "from siblings_of_net import VALUE"])
 @pytest.mark.parametrize("init", [{}, {"__init__.py": ""}], ids=["loose folder", "package"])
 def test_sibling_is_imported(tmp_path: Path, statement: str, init: dict[str, str]) -> None:
-    write(tmp_path, {"net.py": statement, "blocks.py": "VALUE = 7"} | init)
+    write(tmp_path, {"net.py": statement, "siblings_of_net.py": "VALUE = 7"} | init)
     assert import_file(tmp_path / "net.py").VALUE == 7
 
 
 def test_relative_and_plain_import_give_the_same_module(tmp_path: Path) -> None:
-    write(tmp_path, {"net.py": "import blocks\nfrom . import blocks as other\n", "blocks.py": ""})
+    write(
+        tmp_path, {"net.py": "import siblings_of_net\nfrom . import siblings_of_net as other", "siblings_of_net.py": ""}
+    )
     module = import_file(tmp_path / "net.py")
-    assert module.blocks is module.other
+    assert module.siblings_of_net is module.other
 
 
 def test_plain_import_of_a_dotted_name_binds_its_top_module(tmp_path: Path) -> None:
@@ -97,12 +93,12 @@ def test_nothing_public_is_left_behind(tmp_path: Path) -> None:
 
 
 def test_file_name_that_is_no_identifier(tmp_path: Path) -> None:
-    write(tmp_path, {"my-net.v2.py": "from .blocks import VALUE", "blocks.py": "VALUE = 1"})
+    write(tmp_path, {"my-net.v2.py": "from .siblings_of_net import VALUE", "siblings_of_net.py": "VALUE = 1"})
     assert import_file(tmp_path / "my-net.v2.py").VALUE == 1
 
 
 def test_package_file_itself(tmp_path: Path) -> None:
-    write(tmp_path, {"__init__.py": "from .blocks import VALUE", "blocks.py": "VALUE = 2"})
+    write(tmp_path, {"__init__.py": "from .siblings_of_net import VALUE", "siblings_of_net.py": "VALUE = 2"})
     module = import_file(tmp_path / "__init__.py")
     assert isinstance(module, types.ModuleType)
     assert module.VALUE == 2
