@@ -22,7 +22,7 @@ from kronexport.measure.store import MeasurementStore, conditions_of
 from kronexport.records import TargetReport
 from kronexport.ship.report_json import missing_reasons, read_report_json
 from tests.conftest import INPUT, SHORT, Ended, command
-from tests.machines.server import Server, eventually
+from tests.machines.server import Server, eventually, known
 
 TARGET = "loopback"
 EVALUATOR = """
@@ -57,13 +57,10 @@ def nothing_runs_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One board for all tests of this file, with a lease of its own."""
-    server = Server(tmp_path_factory.mktemp("ssh") / "board")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HOME", str(server.client))
-        patch.delenv("SSH_AUTH_SOCK", raising=False)
+    folder = tmp_path_factory.mktemp("ssh") / "board"
+    with pytest.MonkeyPatch.context() as patch, known(folder, patch) as server:
         patch.setattr(request, "Board", partial(Board, lease=str(server.lease), patience=(0.0,)))
         yield server
-    server.end()
 
 
 def build(server: Server, network: Path, *arguments: object) -> Ended:

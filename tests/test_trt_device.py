@@ -22,7 +22,7 @@ from kronexport.ship.report_json import missing_reasons, read_report_json
 from kronexport.survey import project
 from tests.conftest import SHORT, Ended, command
 from tests.machines.jetson import PYTHON, XAVIER, furnish, timing_cache
-from tests.machines.server import Server, eventually
+from tests.machines.server import Server, eventually, known
 
 INPUT = "2x3x32x32"
 NAME = "input"
@@ -53,13 +53,10 @@ def nothing_runs_here() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One board for all tests of this file; each says what it has."""
-    server = Server(tmp_path_factory.mktemp("ssh") / "board")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HOME", str(server.client))
-        patch.delenv("SSH_AUTH_SOCK", raising=False)
+    folder = tmp_path_factory.mktemp("ssh") / "board"
+    with pytest.MonkeyPatch.context() as patch, known(folder, patch) as server:
         patch.setattr(request, "Board", partial(Board, lease=str(server.lease), patience=(0.0,)))
         yield server
-    server.end()
 
 
 def build(server: Server, network: Path, out: Path, *arguments: object) -> Ended:

@@ -31,7 +31,7 @@ from kronexport.verify.outputs import run_onnx
 from tests.backends.double import save_double
 from tests.backends.models import SHAPE, dynamic_tiny_model, images, quantized_tiny_model, save_tiny_model
 from tests.machines.jetson import PYTHON, XAVIER, furnish, timing_cache
-from tests.machines.server import Server, eventually
+from tests.machines.server import Server, eventually, known
 from tests.machines.test_faults import clean
 
 SPEC = InputSpec("x", SHAPE)
@@ -41,11 +41,8 @@ SHORT = Timing(seconds=0.1, rounds=3, warmup_seconds=1.0)
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A board of its own for each test."""
-    server = Server(tmp_path / "ssh")
-    monkeypatch.setenv("HOME", str(server.client))
-    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
-    yield server
-    server.end()
+    with known(tmp_path / "ssh", monkeypatch) as server:
+        yield server
 
 
 @pytest.fixture

@@ -5,14 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.machines.server import Server
+from tests.machines.server import Server, known
 
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """The user's own keys and known hosts are neither read nor written."""
-    server = Server(tmp_path / "ssh")
-    monkeypatch.setenv("HOME", str(server.client))
-    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
-    yield server
-    server.end()
+    with known(tmp_path / "ssh", monkeypatch) as server:
+        yield server

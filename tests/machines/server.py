@@ -9,12 +9,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
 import asyncssh
+import pytest
 
 from kronexport.machines.address import Address
 from kronexport.machines.background import Background
@@ -282,3 +283,13 @@ def eventually(happens: Callable[[], bool], seconds: float = 20.0) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+@contextmanager
+def known(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A board that the client knows; the user's own keys and known hosts are neither read nor written."""
+    server = Server(folder)
+    patch.setenv("HOME", str(server.client))
+    patch.delenv("SSH_AUTH_SOCK", raising=False)
+    yield server
+    server.end()
