@@ -80,5 +80,5 @@ def test_a_link_of_the_readme_leads_somewhere(link: str) -> None:
 
 def test_the_readme_names_every_sample() -> None:
     paragraph = next(part for part in README.split("\n\n") if part.startswith("Samples:"))
-    named = re.findall(r"[a-z]+\d+|mobilenetv2", " ".join(re.findall(r"`([^`]+)`", paragraph)))
+    named = re.findall(r"[a-z]+\d+|mobilenetv2|srresnet", " ".join(re.findall(r"`([^`]+)`", paragraph)))
     assert sorted(named) == sorted(SAMPLES)
