@@ -136,8 +136,9 @@ def load_config(file: Path | None, flags: Mapping[str, Any], overrides: Sequence
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         hint = _known_keys(first["loc"]) if first["type"] == "extra_forbidden" else ""
-        source = "configuration" if file is None else str(file)
-        raise UserInputError(f"{source}: {where}: {first['msg']}, got {first['input']!r}{hint}") from error
+        is_flag = flags.get(str(first["loc"][0])) is not None
+        source = f"--{where.replace('_', '-')}" if is_flag else f"{file or 'configuration'}: {where}"
+        raise UserInputError(f"{source}: {first['msg']}, got {first['input']!r}{hint}") from error
     if config.plan is None or "target" in config.model_fields_set:
         return config
     return config.model_copy(update={"target": (read_plan_file(config.plan).target,)})

@@ -172,8 +172,13 @@ def test_a_duration_has_a_unit(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["90", "10 m", "-1s", "1d", "m", "1h30m", ""])
 def test_what_is_no_duration_is_refused(text: str) -> None:
-    with pytest.raises(UserInputError, match=r"time_budget: .*expected a duration such as 90s, 10m or 1h"):
+    with pytest.raises(UserInputError, match=r"--time-budget: .*expected a duration such as 90s, 10m or 1h"):
         load_config(None, {"model": "m", "time_budget": text}, [])
+
+
+def test_a_flag_with_a_wrong_value_is_named_as_it_was_typed() -> None:
+    with pytest.raises(UserInputError, match=r"^--epochs: .*greater than or equal to 1, got 0$"):
+        load_config(None, {"model": "m", "epochs": 0}, ["measure.rounds=3"])
 
 
 def test_a_board_is_an_address_of_ssh() -> None:

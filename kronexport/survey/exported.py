@@ -105,7 +105,7 @@ def _read(path: Path) -> ExportedProgram:
             names = archive.namelist()
             damaged = archive.testzip()
     except (OSError, zipfile.BadZipFile) as error:
-        raise UserInputError(_unreadable(path, describe(error))) from error
+        raise UserInputError(_unreadable(path, f"it is cut off or no archive: {error}")) from error
     if damaged is not None:
         raise UserInputError(_unreadable(path, f"{damaged} is damaged"))
     if not any(name.endswith("/archive_format") for name in names):
