@@ -24,6 +24,9 @@ FAR_FROM_DENSE = 0.5
 """Relative L2 of the factorized outputs above which the user is warned: half of what the network says is lost."""
 
 
+BUSY = 1.25
+"""Load average over cores when timing begins, above which other programs ran too: a build keeps all cores at most."""
+
 LOWERING_NOTES = {
     "roofline": "lowerings are chosen by the target's roofline",
     "measured": "lowerings are chosen by measurement",
@@ -69,6 +72,7 @@ def report_stage(
         pareto=compressed.plan.pareto,
         notes=(
             *notes,
+            *load_notes(measured),
             *device_notes(job, compressed),
             *batch_notes(sizes),
             *compressed.verified.notes,
@@ -79,6 +83,16 @@ def report_stage(
         recover=compressed.training,
         times=times,
     )
+
+
+def load_notes(measured: PairFigures | None) -> tuple[str, ...]:
+    """That the machine was busy, where it says so itself."""
+    environment = measured.environment if measured else {}
+    load, cores = environment.get("before", {}).get("load_average"), environment.get("logical_cores")
+    if not load or not cores or load[0] <= BUSY * cores:
+        return ()
+    busy = f"the machine was busy when timing began (load {load[0]:.1f} on {cores} cores)"
+    return (f"{busy}: the ratio of networks timed in turns holds better than their milliseconds; time again when idle",)
 
 
 def batch_notes(sizes: Sequence[BatchFigures]) -> tuple[str, ...]:
