@@ -178,8 +178,8 @@ def test_times_of_another_power_mode_have_nothing_to_do_with_these() -> None:
 
 
 def test_a_runtime_that_cannot_be_timed_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserInputError, match="tensorrt"):
-        conditions_of("tensorrt", 1, "fp32")
+    with pytest.raises(UserInputError, match="tflite"):
+        conditions_of("tflite", 1, "fp32")
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(MissingRuntimeError, match="pip install openvino"):
         conditions_of("openvino", 1, "fp32")

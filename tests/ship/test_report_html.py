@@ -77,7 +77,7 @@ def test_page_holds_the_figures_of_the_report() -> None:
         "params&lt;=0.6 0.55 met",
         "portable factorized 1e-06 2e-07 1e-05 passed",
         "factorized dense 0.5 0.125 - approximation",
-        "16x16x3x1 * 4x4x1x3 8 folded 13,056 6,528 4,194,304 1,048,576 0.0312 - - - ",
+        "- - - 0.0312 gkpd 16x16x3x1 * 4x4x1x3 8 folded 4,194,304 1,048,576 13,056 6,528",
         "stem grouped convolution",
         "0.8 0.625 0.5 0.125 mixed the plan",
         "1 1 1 0 measured",
