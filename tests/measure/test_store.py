@@ -14,7 +14,7 @@ from typing import IO
 import pytest
 
 from kronexport import agent
-from kronexport.errors import MissingRuntimeError, UserInputError
+from kronexport.errors import MissingRuntimeError
 from kronexport.measure import store as module
 from kronexport.measure.race import RaceTiming
 from kronexport.measure.store import (
@@ -177,9 +177,10 @@ def test_times_of_another_power_mode_have_nothing_to_do_with_these() -> None:
     assert "power_mode" not in HERE.description
 
 
-def test_a_runtime_that_cannot_be_timed_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserInputError, match="tflite"):
-        conditions_of("tflite", 1, "fp32")
+def test_a_runtime_that_is_not_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent, "trtexec_path", lambda: None)
+    with pytest.raises(MissingRuntimeError, match="trtexec"):
+        conditions_of("tensorrt", 1, "fp32")
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(MissingRuntimeError, match="pip install openvino"):
         conditions_of("openvino", 1, "fp32")
