@@ -167,59 +167,39 @@ def _instruments(
     )
     setting = Setting(profile.backend, threads_of(config, profile), project.input, machine=machine)
     rehearsal = Rehearsal(project.module, profile.opset, setting, timing, progress, config.precision)
-    budget = time_budget_of(config)
-
-    def instruments(one: BuildConfig, in_float: Instruments | None = None) -> Instruments:
-        clock = clock_of(one, profile, progress, budget, machine=machine)
-        return Instruments(cost_model_of(one, project.survey, profile, machine), clock, rehearsal, in_float)
-
-    if config.precision != "int8":
-        return instruments(config)
-    return instruments(config, instruments(config.model_copy(update={"precision": "fp32"})))
-
-
-@dataclass(slots=True)
-class TimeBudget:
-    """What timing forms may take, in ``seconds`` of ``now``, a clock that only moves on; ``spent``: what it took."""
-
-    seconds: float
-    now: Callable[[], float] = time.monotonic
-    spent: float = 0.0
-
-    @contextmanager
-    def spending(self) -> Iterator[Callable[[], bool]]:
-        """Gives what says whether time is up; what passes within is spent."""
-        started, before = self.now(), self.spent
-        yield lambda: before + self.now() - started >= self.seconds
-        self.spent = before + self.now() - started
-
-
-def time_budget_of(config: BuildConfig) -> TimeBudget:
-    """A fresh one, without an end where none was given."""
-    return TimeBudget(math.inf if config.time_budget is None else duration_seconds(config.time_budget))
+    model = cost_model_of(config, project.survey, profile, machine)
+    return Instruments(model, clock_of(config, profile, progress, machine=machine), rehearsal)
 
 
 def clock_of(
     config: BuildConfig,
     profile: TargetProfile,
     progress: ProgressCallback,
-    budget: TimeBudget,
+    now: Callable[[], float] = time.monotonic,
     *,
     machine: Machine = HERE,
 ) -> Clock:
     """What times forms on ``machine``, from the store where it can, until the time budget is spent on that.
 
     Args:
-        config: the precision, and how long a form is timed.
+        config: the budget, and how long a form is timed.
         profile: of the target.
         progress: told ("measure", done, total).
-        budget: of all clocks of a target.
+        now: seconds of a clock that only moves on.
         machine: where they run.
     """
+    budget = math.inf if config.time_budget is None else duration_seconds(config.time_budget)
+    spent = 0.0
 
     def clock(trials: Sequence[Trial]) -> FormTimes:
-        with MeasurementStore() as store, budget.spending() as time_is_up:
-            return measure_forms(
+        nonlocal spent
+        started, before = now(), spent
+
+        def time_is_up() -> bool:
+            return before + now() - started >= budget
+
+        with MeasurementStore() as store:
+            found = measure_forms(
                 trials,
                 profile,
                 threads_of(config, profile),
@@ -230,6 +210,8 @@ def clock_of(
                 precision=config.precision,
                 machine=machine,
             )
+        spent = before + now() - started
+        return found
 
     return clock
 

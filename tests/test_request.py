@@ -21,7 +21,7 @@ from kronexport.measure.micro import Trial, micro_key
 from kronexport.measure.race import RaceTiming
 from kronexport.measure.work import MeasuredCost, work_of
 from kronexport.records import silent
-from kronexport.request import board_runtimes, clock_of, cost_model_of, race_timing, served_by, time_budget_of
+from kronexport.request import board_runtimes, clock_of, cost_model_of, race_timing, served_by
 from tests.plan.samples import site, surveyed
 
 CPU = load_target("cpu")
@@ -59,19 +59,16 @@ def ticking(*seconds: float) -> Callable[[], float]:
 
 
 def test_the_time_budget_is_spent_on_timing_alone(timed: Timed) -> None:
-    """What happens between two calls is not counted, and all clocks of a target draw on one budget."""
-    budget = time_budget_of(CONFIG.model_copy(update={"time_budget": "1.5m"}))
-    budget.now = ticking(0, 0, 60, 1000, 1029, 1029, 2000, 2001, 2001, 3000, 3000, 3000)
-    clocks = [clock_of(CONFIG.model_copy(update={"precision": one}), CPU, silent, budget) for one in ("int8", "fp32")]
-    for clock in (*clocks, *clocks):
+    """What happens between two calls is not counted."""
+    config = CONFIG.model_copy(update={"time_budget": "1.5m"})
+    clock = clock_of(config, CPU, silent, ticking(0, 0, 60, 1000, 1029, 1029, 2000, 2001, 2001, 3000, 3000, 3000))
+    for _ in range(4):
         clock([Trial.left_dense(PLACE)])
     assert timed.up == [False, False, True, True]
 
 
 def test_without_a_budget_time_is_never_up(timed: Timed) -> None:
-    budget = time_budget_of(CONFIG)
-    budget.now = ticking(0, 1e9, 1e9)
-    clock_of(CONFIG, CPU, silent, budget)([Trial.left_dense(PLACE)])
+    clock_of(CONFIG, CPU, silent, ticking(0, 1e9, 1e9))([Trial.left_dense(PLACE)])
     assert timed.up == [False]
 
 
@@ -80,7 +77,7 @@ def test_races_are_as_short_as_the_networks_are_timed(timed: Timed) -> None:
     assert race_timing(CONFIG) == RaceTiming()
     short = CONFIG.model_copy(update={"measure": CONFIG.measure.model_copy(update={"seconds": 0.05, "rounds": 5})})
     assert race_timing(short) == replace(RaceTiming(), seconds=0.05, rounds=5)
-    clock_of(short, CPU, silent, time_budget_of(short))([Trial.left_dense(PLACE)])
+    clock_of(short, CPU, silent)([Trial.left_dense(PLACE)])
     assert timed.timings == [race_timing(short)]
 
 

@@ -9,13 +9,12 @@ so each such goal has a knob, the sum over layers that moves it, and the knob is
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 from kronexport.plan.accuracy import planned_error
 from kronexport.plan.choose import GOALS_ALONE, Steering
 from kronexport.plan.goals import Goal, judge
-from kronexport.plan.measured import SLACK
 from kronexport.plan.rehearsal import Rehearsal, Rehearsed
 from kronexport.records import ModelFigures, Plan, Speedup
 
@@ -73,39 +72,6 @@ def goals_met(plan: Plan, goals: Sequence[Goal], rehearsal: Rehearsal) -> list[b
         return []
     found = rehearsal.against_dense(plan, memory=any(goal.name == "memory" for goal in wanted))
     return [judge(goal, found.dense, found.planned, found.speedup).met is not False for goal in wanted]
-
-
-def better_in_int8(plan: Plan, by_float: Plan, goals: Sequence[Goal], rehearsal: Rehearsal) -> Plan:
-    """``plan``, or the one that was made by the times of forms in float if it serves better as an int8 network.
-
-    Of a network in int8, sums over layers that are timed alone say less than of one in float: ResNet-18 was faster in
-    int8 by the plan that float's times led to (docs/precision.md).
-
-    Args:
-        plan: by the times of forms in int8.
-        by_float: by their times in float.
-        goals: that both were made for. More of them met is better; then, where one is on latency, less error; where
-            none is, less time at no more than ``SLACK`` more error.
-        rehearsal: of networks in int8.
-
-    Raises:
-        KronexportError: as ``bench_models``.
-    """
-    if plan.sites == by_float.sites or not _serves_better(by_float, plan, goals, rehearsal):
-        return plan
-    return replace(by_float, notes=(*by_float.notes, "chosen by the times of forms in float: it serves better in int8"))
-
-
-def _serves_better(one: Plan, plan: Plan, goals: Sequence[Goal], rehearsal: Rehearsal) -> bool:
-    mets = [sum(goals_met(each, goals, rehearsal)) for each in (one, plan)]
-    if mets[0] != mets[1]:
-        return mets[0] > mets[1]
-    if any(goal.name == "latency" for goal in goals):
-        return planned_error(one) < planned_error(plan)
-    if planned_error(one) > (1 + SLACK) * planned_error(plan):
-        return False
-    (effect,) = rehearsal.against(plan, [one])
-    return effect.ci95[0] > 1
 
 
 @dataclass(slots=True)

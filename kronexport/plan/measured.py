@@ -107,12 +107,6 @@ def with_times(plan: Plan, menus: Sequence["Menu"]) -> Plan:
     return replace(plan, sites=tuple(choices))
 
 
-def without_times(plan: Plan) -> Plan:
-    """``plan`` as it is told of where its layers and candidates were not timed as they are in the network."""
-    front = tuple(replace(point, latency=None) for point in plan.pareto)
-    return replace(plan, sites=tuple(map(untimed, plan.sites)), pareto=front)
-
-
 def untimed(choice: SitePlan) -> SitePlan:
     """The layer without seconds: what was timed is not what it becomes."""
     return replace(choice, dense_seconds=None, seconds=None)

@@ -16,8 +16,8 @@ from kronexport.plan.fixed import FormOf, form_by_estimate, plan_around
 from kronexport.plan.float_steps import with_float_steps
 from kronexport.plan.goals import DEFAULT_GOALS, Goal, budget, for_floats, parse_goal
 from kronexport.plan.guard import guarded_plan
-from kronexport.plan.in_context import PlanAt, better_in_int8, goals_met, tuned_plan
-from kronexport.plan.measured import Clock, Menu, form_by_clock, measured_plan, with_times, without_times
+from kronexport.plan.in_context import PlanAt, goals_met, tuned_plan
+from kronexport.plan.measured import Clock, Menu, form_by_clock, measured_plan, with_times
 from kronexport.plan.pareto import pareto_front
 from kronexport.plan.rehearsal import Rehearsal
 from kronexport.plan.roofline import FLOAT_BYTES
@@ -34,13 +34,11 @@ class Instruments:
         model: says which forms to time.
         clock: times forms.
         rehearsal: times whole networks.
-        in_float: in int8, the same but that forms are timed in float.
     """
 
     model: CostModel
     clock: Clock
     rehearsal: Rehearsal
-    in_float: "Instruments | None" = None
 
 
 InstrumentsOf = Callable[[TargetProfile, ProgressCallback], Instruments | None]
@@ -100,24 +98,6 @@ class Planner:
             plan = self._plan_at(profile, goals, [], instruments)(GOALS_ALONE)
             plan = replace(plan, basis="measured") if instruments and self.fixed else plan
             return self.with_float_steps(plan, instruments)
-        plan = self._by_goals(profile, goals, instruments, progress, error)
-        if instruments is None or instruments.in_float is None:
-            return plan
-        by_float = self._by_goals(profile, goals, instruments.in_float, progress, error)
-        by_float = without_times(by_float)  # which are those of another precision
-        plan, by_float = (self.with_float_steps(one, instruments) for one in (plan, by_float))
-        better = partial(better_in_int8, plan, by_float, goals, instruments.rehearsal)
-        return _if_timed(better, plan, "the plan by times in float is not weighed")
-
-    def _by_goals(
-        self,
-        profile: TargetProfile,
-        goals: Sequence[Goal],
-        instruments: Instruments | None,
-        progress: ProgressCallback,
-        error: float | None,
-    ) -> Plan:
-        """The plan by one way of timing forms, rehearsed and guarded where there is any."""
         model = instruments.model if instruments else roofline_model(profile)
         menus = self._menus(model, progress)
         plan_at = self._plan_at(profile, goals, menus, instruments)
@@ -129,7 +109,7 @@ class Planner:
             plan = tuned_plan(plan_at, goals, instruments.rehearsal)
         if instruments:
             plan = self._guarded(plan, goals, instruments.rehearsal)
-        plan = with_times(plan, menus)
+        plan = self.with_float_steps(with_times(plan, menus), instruments)
         return replace(plan, notes=(model.note, *plan.notes), pareto=self._front(plan, menus))
 
     def _plan_at(
@@ -156,7 +136,7 @@ class Planner:
 
     def with_float_steps(self, plan: Plan, instruments: Instruments | None) -> Plan:
         """In int8, ``plan`` with the Convs in float that are faster so; where nothing is timed all are quantized."""
-        if instruments is None or instruments.rehearsal.precision != "int8":
+        if instruments is None or self.precision != "int8":
             return plan
         sites, clock, rehearsal = self.survey.sites, instruments.clock, instruments.rehearsal
         return _if_timed(partial(with_float_steps, plan, sites, clock, rehearsal), plan, "all Convs are in int8")

@@ -29,7 +29,7 @@ from kronexport.records import (
 
 NOT_TIMED = "the layer was not timed for the plan, dense and in the form that it has now"
 
-UNTIMED = "the candidates were not timed, or not in this precision"
+UNTIMED = "the candidates were not timed; their seconds are estimates of the target's roofline"
 
 
 def model_figures(
