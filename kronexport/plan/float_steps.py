@@ -3,7 +3,9 @@
 Grouped Convs of few channels run slower in int8 than in float on some runtimes, and a layer may be faster with one of
 its Convs in float than with all or none. What a layer gains alone a network may lose, where its neighbours then have to
 turn 8 bits into floats and back: ResNet-18 ran 1.6 times as fast as dense in int8 with what its layers wanted alone,
-and 2.9 times without (docs/precision.md). So a set of Convs stays in float only where the network is faster so.
+and 2.9 times without (docs/precision.md). And neighbours may gain together what none of them gains alone, for floats
+between them are not turned. So sets of Convs are tried in the whole network: those that each layer wants alone, all of
+these, and all Convs of all factorized layers.
 """
 
 import itertools
@@ -31,13 +33,18 @@ def with_float_steps(plan: Plan, sites: Sequence[Site], clock: Clock, rehearsal:
     Raises:
         KronexportError: as ``bench_models``.
     """
-    wanted = _fastest_alone(plan, sites, clock)
+    variants = [_variants(site, choice) for site, choice in zip(sites, plan.sites, strict=True)]
+    wanted = _fastest_alone(plan, variants, clock)
     names = [choice.site for choice in wanted.sites if choice.float_steps]
-    if not names:
+    singles = [_with(plan, wanted, [name]) for name in names]
+    factorized = _factorized_in_float(plan, variants)
+    whole = [wanted] if names else []
+    whole += [factorized] if factorized not in (plan, wanted) else []
+    if not whole:
         return plan
-    *alone, whole = rehearsal.against(plan, [*(_with(plan, wanted, [name]) for name in names), wanted])
-    kept = [name for name, effect in zip(names, alone, strict=True) if effect.ci95[0] > 1]
-    candidates = [(wanted, whole)]
+    effects = rehearsal.against(plan, [*singles, *whole])
+    kept = [name for name, effect in zip(names, effects, strict=False) if effect.ci95[0] > 1]
+    candidates = list(zip(whole, effects[len(names) :], strict=True))
     if kept and kept != names:
         some = _with(plan, wanted, kept)
         candidates += zip([some], rehearsal.against(plan, [some]), strict=True)
@@ -51,8 +58,16 @@ def _with(plan: Plan, wanted: Plan, names: Sequence[str]) -> Plan:
     return replace(plan, sites=tuple(other if one.site in names else one for one, other in pairs))
 
 
-def _fastest_alone(plan: Plan, sites: Sequence[Site], clock: Clock) -> Plan:
-    variants = [_variants(site, choice) for site, choice in zip(sites, plan.sites, strict=True)]
+def _factorized_in_float(plan: Plan, variants: Sequence[Sequence[Trial]]) -> Plan:
+    """All Convs of all layers that are not dense."""
+    choices = (
+        choice if choice.structure is None else untimed(replace(choice, float_steps=trials[-1].float_steps))
+        for choice, trials in zip(plan.sites, variants, strict=True)
+    )
+    return replace(plan, sites=tuple(choices))
+
+
+def _fastest_alone(plan: Plan, variants: Sequence[Sequence[Trial]], clock: Clock) -> Plan:
     seconds = clock(list(dict.fromkeys(itertools.chain.from_iterable(variants)))).seconds
     choices = []
     for choice, trials in zip(plan.sites, variants, strict=True):
@@ -64,7 +79,7 @@ def _fastest_alone(plan: Plan, sites: Sequence[Site], clock: Clock) -> Plan:
 
 
 def _variants(site: Site, choice: SitePlan) -> list[Trial]:
-    """Each set of its Convs in float, none first."""
+    """Each set of its Convs in float, none first and all last."""
     if choice.structure is None:
         form = dense_form(site.weight_shape, site.geometry, site.input_size)
     else:
