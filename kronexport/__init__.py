@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kronexport.compression import Compressed, compress
-    from kronexport.export.factors_file import load_compressed, save_factors
+    from kronexport.export.factors_file import load_compressed, save_compressed
     from kronexport.export.module import KroneckerConv2d, KroneckerLinear
     from kronexport.factorize.budget import scan
     from kronexport.factorize.decompose import decompose
@@ -28,7 +28,7 @@ _HOME = {
     "decompose": "kronexport.factorize.decompose",
     "distil": "kronexport.recover.distil",
     "load_compressed": "kronexport.export.factors_file",
-    "save_factors": "kronexport.export.factors_file",
+    "save_compressed": "kronexport.export.factors_file",
     "scan": "kronexport.factorize.budget",
 }
 
@@ -43,7 +43,7 @@ __all__ = [
     "decompose",
     "distil",
     "load_compressed",
-    "save_factors",
+    "save_compressed",
     "scan",
 ]
 

@@ -125,7 +125,7 @@ def test_what_is_saved_is_loaded_bit_by_bit(tmp_path: Path) -> None:
     """Through the names that users have."""
     model = small()
     compressed = kronexport.compress(model, SHAPE, calibration=images(8))
-    kronexport.save_factors(compressed.model, tmp_path / "factors.safetensors")
+    kronexport.save_compressed(compressed.model, tmp_path / "factors.safetensors")
     again = kronexport.load_compressed(model, tmp_path / "factors.safetensors")
     x = torch.from_numpy(images(3))
     with torch.no_grad():

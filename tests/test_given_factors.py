@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from kronexport.compression import compress
-from kronexport.export.factors_file import load_compressed, save_factors
+from kronexport.export.factors_file import load_compressed, save_compressed
 from kronexport.export.replace import kronecker_modules
 from kronexport.factorize.decompose import decompose
 from kronexport.factorize.gkpd import gkpd_structure
@@ -44,7 +44,7 @@ def structures(*sites: str) -> dict[str, Structure]:
 def build(folder: Path, *sites: str, body: str = "pass", asked: tuple[object, ...] = ()) -> tuple[Ended, nn.Module]:
     """``kronexport build`` of a model that is factorized at ``sites``; and that model."""
     compressed = compress(small(), SHAPE, include=("*",), structures=structures(*sites)).model
-    save_factors(compressed, folder / "factors.safetensors")
+    save_compressed(compressed, folder / "factors.safetensors")
     (folder / "net.py").write_text(FACTORY.format(factors=str(folder / "factors.safetensors"), body=body))
     size = "x".join(map(str, SHAPE))
     ended = command("build", f"{folder / 'net.py'}:net", "--input", size, "--out", folder / "out", *asked, *SHORT)

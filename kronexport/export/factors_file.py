@@ -1,9 +1,9 @@
-"""factors.safetensors: the factors of a model, written, and put back into the dense architecture.
+"""factors.safetensors: a factorized network, written, and put back together from the dense architecture.
 
-Tensors ``SITE.factors.K``; the structures as JSON in the metadata ``structures``. Nothing else of the model is in it.
+Its whole state dict, factors as ``SITE.factors.K``; the structures as JSON in the metadata ``structures``.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -36,51 +36,55 @@ class _StoredStructure(BaseModel):
 _JSON = TypeAdapter(dict[str, _StoredStructure])
 
 
-def save_factors(model: nn.Module, path: str | Path) -> None:
-    """Write the factors of every factorized layer of ``model`` as safetensors; an existing file is replaced.
+def save_compressed(model: nn.Module, path: str | Path) -> None:
+    """Write all values of ``model``, its factors among them, as safetensors; an existing file is replaced.
 
     Raises:
         KronexportError: the disk is full; ``path`` is as it was.
     """
-    modules = kronecker_modules(model)
-    tensors = {
-        _key(site, k): factor.detach().contiguous()
-        for site, module in modules.items()
-        for k, factor in enumerate(module.factors)
-    }
-    structures = {site: _stored(module.structure) for site, module in modules.items()}
+    structures = {site: _stored(module.structure) for site, module in kronecker_modules(model).items()}
+    # clones, since safetensors takes no two names of one tensor
+    values = {name: value.contiguous().clone() for name, value in _values(model).items()}
     # not save_file, which meets a full disk with an error of its own instead of an OSError
-    write_bytes_aside(Path(path), save(tensors, metadata={_STRUCTURES: _JSON.dump_json(structures).decode()}))
+    write_bytes_aside(Path(path), save(values, metadata={_STRUCTURES: _JSON.dump_json(structures).decode()}))
 
 
-def load_compressed(model: nn.Module, factors: str | Path) -> nn.Module:
-    """A copy of the dense ``model`` with the factorized layers of a file in place of its own.
+def load_compressed(model: nn.Module, path: str | Path) -> nn.Module:
+    """The network of a file, in a copy of the dense ``model``: the architecture that was compressed.
 
-    Everything but the weights of these layers is that of ``model``, biases and BatchNorms too: load its own weights
-    first. Mode and device stay; factors take the type of the weight that they replace.
+    All values are the file's, biases and BatchNorms too, which training may have changed. Types, device and mode are
+    the model's.
 
     Args:
-        model: the dense architecture that was compressed; it is not changed.
-        factors: what ``save_factors`` wrote, such as OUT/intermediates/TARGET/factors.safetensors of a build.
+        model: with any weights; it is not changed.
+        path: what ``save_compressed`` wrote, such as OUT/intermediates/TARGET/factors.safetensors of a build.
 
     Raises:
-        UserInputError: the file is missing, damaged, or no file of factors; a site of it is not in the model, is
-            neither nn.Conv2d nor nn.Linear there, or has a weight of another shape or other groups; the model is no
-            nn.Module with values.
+        UserInputError: the file is missing, damaged, or of a dense network; a site of it is not in the model, is
+            neither nn.Conv2d nor nn.Linear there, or has a weight of another shape or other groups; other values are
+            missing, unknown or of another shape; the model is no nn.Module with values.
     """
-    path = Path(factors)
+    file = Path(path)
     dense = checked_module(model, "load_compressed: the model is")
     try:
-        networks = _read(path)
+        structures, values = _read(file)
+        networks = {site: _network(site, structure, values) for site, structure in structures.items()}
         _check_sites(dense, networks)
-        return with_networks(dense, networks)
+        compressed = with_networks(dense, networks)
+        _check_values(_values(compressed), values)
+        compressed.load_state_dict(values, strict=False)  # what is no tensor is not in the file
     except UserInputError as error:
-        raise UserInputError(f"{path}: {error}") from error
+        raise UserInputError(f"{file}: {error}") from error
+    return compressed
 
 
-def _read(path: Path) -> dict[str, KroneckerNetwork]:
+def _values(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+
+
+def _read(path: Path) -> tuple[dict[str, Structure], dict[str, Tensor]]:
     if not path.is_file():
-        raise UserInputError("there is no such file; expected the factors.safetensors of a build or of save_factors")
+        raise UserInputError("there is no such file; expected factors.safetensors of a build or of save_compressed")
     try:
         with safe_open(path, framework="pt") as stored:
             text = (stored.metadata() or {}).get(_STRUCTURES)
@@ -90,10 +94,7 @@ def _read(path: Path) -> dict[str, KroneckerNetwork]:
                     f"it by load_state_dict"
                 )
             structures = {site: _structure(entry) for site, entry in _JSON.validate_json(text).items()}
-            tensors = {
-                site: [stored.get_tensor(_key(site, k)) for k in range(len(structure.factors))]
-                for site, structure in structures.items()
-            }
+            values = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118  # no mapping
     except (SafetensorError, OSError) as error:
         raise UserInputError(f"is damaged, or no safetensors file ({error}); write it again") from error
     except ValidationError as error:
@@ -102,7 +103,24 @@ def _read(path: Path) -> dict[str, KroneckerNetwork]:
         raise UserInputError(
             f"its metadata {_STRUCTURES!r} are damaged ({where or 'JSON'}: {first['msg']}); write it again"
         ) from error
-    return {site: _network(site, structure, tensors[site]) for site, structure in structures.items()}
+    return structures, values
+
+
+def _check_values(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    for name in expected:
+        if name not in given:
+            raise UserInputError(f"has no {name}, which the model has; give the architecture that was compressed")
+    for name, value in given.items():
+        if name not in expected:
+            raise UserInputError(
+                f"{name}: the model has no such value{suggestion(name, list(expected))}; give the architecture that "
+                f"was compressed"
+            )
+        if value.shape != expected[name].shape:
+            raise UserInputError(
+                f"{name}: has shape {tuple(value.shape)}, the model's is {tuple(expected[name].shape)}; give the "
+                f"architecture that was compressed"
+            )
 
 
 def _check_sites(model: nn.Module, sites: Iterable[str]) -> None:
@@ -121,17 +139,18 @@ def _check_sites(model: nn.Module, sites: Iterable[str]) -> None:
             )
 
 
-def _network(site: str, structure: Structure, tensors: Iterable[Tensor]) -> KroneckerNetwork:
+def _network(site: str, structure: Structure, values: Mapping[str, Tensor]) -> KroneckerNetwork:
+    names = [f"{site}.factors.{k}" for k in range(len(structure.factors))]
+    missing = [name for name in names if name not in values]
+    if missing:
+        raise UserInputError(f"has no {missing[0]}; the file is damaged: write it again")
+    tensors = [values[name] for name in names]
     # numpy has no bfloat16
     arrays = [(tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy() for tensor in tensors]
     try:
         return KroneckerNetwork(structure, tuple(arrays))
     except UserInputError as error:
         raise UserInputError(f"{site}: {error}; the file is damaged: write it again") from error
-
-
-def _key(site: str, factor: int) -> str:
-    return f"{site}.factors.{factor}"
 
 
 def _stored(structure: Structure) -> _StoredStructure:

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 import kronexport
 from kronexport.config import BuildConfig
-from kronexport.export.factors_file import save_factors
+from kronexport.export.factors_file import save_compressed
 from kronexport.export.onnx_export import save_model
 from kronexport.files import write_text_aside
 from kronexport.plan.plan_file import plan_toml
@@ -24,7 +24,7 @@ def ship_stage(job: Job, dense: Network, network: Network, protocol: Mapping[str
     name, output = job.profile.name, job.output
     save_model(network.portable, output.portable_onnx(name))
     save_model(ir.load(dense.verified.path), output.target_dense_onnx(name))
-    save_factors(network.model, output.factors(name))
+    save_compressed(network.model, output.factors(name))
     write_text_aside(output.plan(name), plan_toml(network.plan))
     compiled = network.compiled
     manifest = build_manifest(
@@ -89,7 +89,10 @@ def rebuild_command(job: Job) -> str:
         "goal": config.goal,
         "include": config.include,
         "exclude": config.exclude,
-        "set": [f"measure.{key}={value}" for key, value in measure.items()],
+        "set": [
+            *(f"measure.{key}={value}" for key, value in measure.items()),
+            *(f"recipe.{key}={value}" for key, value in config.recipe.items()),
+        ],
     }
     words = ["kronexport", "build", _without_folder(config.model), "--target", job.profile.name]
     words += [word for flag, value in given.items() if value for word in (f"--{flag}", value)]

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from kronexport.errors import KronexportError, UserInputError
-from kronexport.export.factors_file import load_compressed, save_factors
+from kronexport.export.factors_file import load_compressed, save_compressed
 from kronexport.export.module import KroneckerConv2d
 from kronexport.export.replace import factorized
 from kronexport.factorize.decompose import decompose
@@ -56,12 +56,10 @@ def structures(model: nn.Module, method: str, ranks: tuple[int, ...]) -> dict[st
 def test_what_is_loaded_computes_the_same_bit_by_bit(
     model: nn.Sequential, path: Path, method: str, ranks: tuple[int, ...]
 ) -> None:
-    """Into a model that has all but the factorized weights."""
+    """Into a model of other weights, which stays as it is."""
     compressed = factorized(model.eval(), structures(model, method, ranks), None, silent)
-    save_factors(compressed, path)
+    save_compressed(compressed, path)
     other = network(1).eval()
-    state = {name: value for name, value in model.state_dict().items() if name not in {"0.weight", "2.0.weight"}}
-    other.load_state_dict(state, strict=False)
     x = torch.randn(2, 4, 9, 7)
     with torch.no_grad():
         assert torch.equal(load_compressed(other, path)(x), compressed(x))
@@ -72,27 +70,39 @@ def test_grouped_convs_and_linear_layers_are_put_back(path: Path) -> None:
     model = nn.Sequential(nn.Conv2d(8, 6, 3, groups=2), nn.Flatten(), nn.Linear(24, 5)).eval()
     named = {"0": gkpd_structure((6, 1, 3, 1), (1, 4, 1, 3), 2), "2": gkpd_structure((5, 1, 1, 1), (1, 24, 1, 1), 2)}
     compressed = factorized(model, named, None, silent)
-    save_factors(compressed, path)
+    save_compressed(compressed, path)
     x = torch.randn(2, 8, 4, 4)
     with torch.no_grad():
         assert torch.equal(load_compressed(model, path)(x), compressed(x))
 
 
-def test_all_but_the_factors_is_that_of_the_model(model: nn.Sequential, path: Path) -> None:
-    """Biases, other weights, types and modes; a path may be a text."""
-    save_factors(factorized(model, {"0": GKPD}, None, silent), str(path))
-    other = network(1).double().train()
-    loaded = load_compressed(other, str(path))
+def test_what_training_changed_beside_the_factors_is_in_it(model: nn.Sequential, path: Path) -> None:
+    """Biases, other weights and statistics; types and mode are those of the model. A path may be a text."""
+    trained = factorized(model, {"0": GKPD}, None, silent).train()
+    trained(torch.randn(2, 4, 9, 7))
+    save_compressed(trained, str(path))
+    loaded = load_compressed(network(1).double().train(), str(path))
     assert loaded.training
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float64}
-    for name in ("0.bias", "2.0.weight", "1.weight"):
-        torch.testing.assert_close(loaded.get_parameter(name), other.get_parameter(name), rtol=0, atol=0)
+    for name, value in trained.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[name].to(value), value, rtol=0, atol=0)
+
+
+def test_a_layer_of_two_names_is_written(path: Path) -> None:
+    """Which safetensors alone refuses."""
+    conv = nn.Conv2d(4, 4, 3, padding=1)
+    shared = nn.Sequential(conv, nn.ReLU(), conv).eval()
+    save_compressed(shared, path)
+    x = torch.randn(1, 4, 5, 5)
+    other = nn.Conv2d(4, 4, 3, padding=1)
+    with torch.no_grad():
+        assert torch.equal(load_compressed(nn.Sequential(other, nn.ReLU(), other).eval(), path)(x), shared(x))
 
 
 def test_factors_of_a_model_in_bfloat16_are_read(model: nn.Sequential, path: Path) -> None:
     """Though numpy does not know that type."""
     compressed = factorized(model, {"0": GKPD}, None, silent).bfloat16()
-    save_factors(compressed, path)
+    save_compressed(compressed, path)
     site = load_compressed(model, path).get_submodule("0")
     assert isinstance(site, KroneckerConv2d)
     torch.testing.assert_close(site.factors[0], compressed.get_parameter("0.factors.0").float(), rtol=0, atol=0)
@@ -100,18 +110,19 @@ def test_factors_of_a_model_in_bfloat16_are_read(model: nn.Sequential, path: Pat
 
 def test_a_model_without_factors_gives_a_file_that_changes_nothing(model: nn.Sequential, path: Path) -> None:
     """A plan may leave every convolution dense."""
-    save_factors(model, path)
+    save_compressed(model, path)
     assert [type(part) for part in load_compressed(model, path).modules()] == [type(part) for part in model.modules()]
 
 
 def test_the_file_has_all_that_rebuilds_the_weight(model: nn.Sequential, path: Path) -> None:
     """Tensors by site and number, structures in the metadata."""
     replaced = factorized(model, {"0": GKPD}, None, silent)
-    save_factors(replaced, path)
+    save_compressed(replaced, path)
     with safe_open(path, framework="np") as stored:
         structure = json.loads(stored.metadata()["structures"])["0"]
         outer, inner = (stored.get_tensor(f"0.factors.{k}") for k in (0, 1))
-        assert len(list(stored.keys())) == 2
+        others = set(model.state_dict()) - {"0.weight"}
+        assert set(stored.keys()) == others | {"0.factors.0", "0.factors.1"}
     assert structure == ONE | {"ranks": [2]}
     weight = np.einsum("rfchw,rgdij->fgcdhiwj", outer, inner).reshape(6, 4, 3, 3)
     site = replaced.get_submodule("0")
@@ -129,7 +140,7 @@ def test_a_full_disk_leaves_no_factors_behind(
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(KronexportError, match=r"factors\.safetensors: disk full: \d+ bytes needed"):
-        save_factors(factorized(model, {"0": GKPD}, None, silent), path)
+        save_compressed(factorized(model, {"0": GKPD}, None, silent), path)
     assert list(path.parent.iterdir()) == []
 
 
@@ -143,10 +154,11 @@ def refusal(model: nn.Module, path: Path) -> str:
 
 
 def write(path: Path, site: str = "0", tensors: dict[str, Tensor] | None = None, **changed: Any) -> None:
-    """A file of one site; by default a sound one for the first conv."""
+    """A file of one site and the other values of ``network``; by default a sound one for the first conv."""
     found = TENSORS if tensors is None else tensors
     named = {name.replace("0.factors", f"{site}.factors"): tensor for name, tensor in found.items()}
-    save_file(named, path, metadata={"structures": json.dumps({site: ONE | changed})})
+    others = {name: value for name, value in network(1).state_dict().items() if name != f"{site}.weight"}
+    save_file(others | named, path, metadata={"structures": json.dumps({site: ONE | changed})})
 
 
 def test_the_sound_file_of_these_tests_is_read(model: nn.Sequential, path: Path) -> None:
@@ -156,9 +168,7 @@ def test_the_sound_file_of_these_tests_is_read(model: nn.Sequential, path: Path)
 
 
 def test_a_file_that_is_not_there(model: nn.Sequential, path: Path) -> None:
-    assert refusal(model, path).startswith(
-        f"{path}: there is no such file; expected the factors.safetensors of a build"
-    )
+    assert refusal(model, path).startswith(f"{path}: there is no such file; expected factors.safetensors of a build")
 
 
 @pytest.mark.parametrize("content", [b"", b"no safetensors file at all", b"\xff" * 64])
@@ -202,6 +212,17 @@ def test_structures_that_are_no_table(model: nn.Sequential, path: Path, text: st
 def test_a_factor_is_missing(model: nn.Sequential, path: Path) -> None:
     write(path, tensors={"0.factors.0": TENSORS["0.factors.0"]})
     assert "0.factors.1" in refusal(model, path)
+
+
+def test_values_that_the_model_lacks_or_the_file(model: nn.Sequential, path: Path) -> None:
+    """A BatchNorm less, one more, and one of another size."""
+    write(path)
+    fewer = nn.Sequential(model[0], nn.Identity(), model[2])
+    assert f"{path}: 1.bias: the model has no such value" in refusal(fewer, path)
+    more = nn.Sequential(*model, nn.BatchNorm2d(8))
+    assert f"{path}: has no 3.weight, which the model has" in refusal(more, path)
+    other = nn.Sequential(model[0], nn.BatchNorm2d(7), model[2])
+    assert "1.bias: has shape (6,), the model's is (7,)" in refusal(other, path)
 
 
 def test_a_site_that_the_model_lacks(model: nn.Sequential, path: Path) -> None:
