@@ -4,6 +4,7 @@ import difflib
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from kronexport.errors import UserInputError
 from kronexport.machines.address import Address
 from kronexport.plan.plan_file import read_plan_file
 from kronexport.records import BatchRange, Precision, Ranges
+from kronexport.recover.recipe import Recipe
 
 _FILES = ("weights", "calibration", "recover", "plan", "out")
 """Keys that hold a path: a relative one resolves from the file that it stands in."""
@@ -62,6 +64,27 @@ Batches = Annotated[str, AfterValidator(_checked_batches)]
 """As the user wrote it."""
 
 
+def _checked_recipe(values: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a Recipe, but for those that other options set.
+
+    Raises:
+        UserInputError: a field is unknown, or its value is wrong.
+    """
+    known = [field.name for field in fields(Recipe) if field.name not in _OF_OTHER_OPTIONS]
+    for name in values:
+        if name in _OF_OTHER_OPTIONS:
+            raise UserInputError(f"recipe: {name}: {_OF_OTHER_OPTIONS[name]}")
+        if name not in known:
+            raise UserInputError(f"recipe: {name}: no such field{_nearest(name, known)}")
+    Recipe(**values)
+    return values
+
+
+_OF_OTHER_OPTIONS = {"epochs": "is set by --epochs", "stop_at": "follows from a goal on accuracy_drop"}
+
+RecipeFields = Annotated[dict[str, Any], AfterValidator(_checked_recipe)]
+
+
 class MeasureConfig(BaseModel):
     """``[measure]``: how long to time. ``threads`` overrides the target's."""
 
@@ -89,6 +112,7 @@ class BuildConfig(BaseModel):
         None, description="what to train on: as calibration, or mod:function, a loop of one's own"
     )
     epochs: int | None = Field(None, ge=1, description="of recover; default: 10")
+    recipe: RecipeFields = Field({}, description="of the training of recover: fields of kronexport.Recipe")
     target: tuple[str, ...] = Field(("cpu",), min_length=1, description="targets or aliases")
     goal: tuple[str, ...] = Field((), description="NAME<=NUMBER[UNIT]")
     plan: Path | None = Field(None, description="plan.toml: structures, ranks and lowerings of its target")
@@ -179,7 +203,11 @@ def _known_keys(location: tuple[int | str, ...]) -> str:
     """What may stand beside an unknown key; those of ``[measure]`` for one in it."""
     table = MeasureConfig if len(location) > 1 else BuildConfig
     known = [name if len(location) > 1 else name.replace("_", "-") for name in table.model_fields]
-    close = difflib.get_close_matches(str(location[-1]).replace("_", "-"), known, 1)
+    return _nearest(str(location[-1]).replace("_", "-"), known)
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"; {hint}Known: {', '.join(known)}"
 

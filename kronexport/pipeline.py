@@ -121,7 +121,9 @@ def build_targets(request: Request, progress: ProgressCallback) -> Outcome:
     check_output(config.out)
     project, fixed = survey_stage(config)
     check_batches(config, project)
-    recovery = load_recovery(config.recover, config.epochs, project.input, config.mean, config.std)
+    recovery = load_recovery(
+        config.recover, config.epochs, project.input, mean=config.mean, std=config.std, recipe=config.recipe
+    )
     planner = planner_of(request, project, fixed, progress)
     dense = export_onnx(project.module, project.input)
     reports: dict[str, TargetReport] = {}

@@ -90,6 +90,12 @@ def test_flags_alone_are_enough() -> None:
     [
         ("model = ", "not valid TOML"),
         ("modle = 'm'\nmodel = 'm'", r"modle: .*did you mean 'model'\? Known: model, weights"),
+        (
+            "model = 'm'\n[recipe]\nbatches = 1",
+            r"recipe: batches: no such field; did you mean 'batch'\? Known: block_epochs",
+        ),
+        ("model = 'm'\n[recipe]\nbatch = 0", r"recipe: batch: got 0, expected a whole number of at least 1"),
+        ("model = 'm'\n[recipe]\nepochs = 5", r"recipe: epochs: is set by --epochs"),
         ("model = 'm'\n[measure]\nsecond = 1", r"measure\.second: .*did you mean 'seconds'\? Known: threads, seconds"),
         ("model = 'm'\n[measure]\nseconds = 0", r"measure\.seconds: .*greater than 0.*got 0"),
         ("model = 'm'\ntarget = 'cpu'", r"target: .*got 'cpu'"),

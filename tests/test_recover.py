@@ -64,7 +64,7 @@ def report(folder: Path) -> TargetReport:
 
 def test_a_build_that_was_interrupted_goes_on_ships_and_tells(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped after the first of three epochs, it trains the other two; the network that ships is the trained one."""
-    data = ("--recover", folder / "train.npz", "--epochs", "3")
+    data = ("--recover", folder / "train.npz", "--epochs", "3", "--set", "recipe.batch=16")
     written: list[int] = []
 
     def stopping(path: Path, run: dict[str, str], saved: Saved) -> None:
@@ -84,7 +84,7 @@ def test_a_build_that_was_interrupted_goes_on_ships_and_tells(folder: Path, monk
     assert told is not None
     assert (told.kind, told.images, told.labels, told.epochs) == ("distillation", 32, True, 3)
     assert told.recipe is not None
-    assert told.recipe["cross_entropy"] == 0.1
+    assert (told.recipe["cross_entropy"], told.recipe["batch"]) == (0.1, 16)
     assert told.loss_before != told.loss_after
     assert told.error_before is not None
     assert told.error_after is not None
@@ -94,8 +94,10 @@ def test_a_build_that_was_interrupted_goes_on_ships_and_tells(folder: Path, monk
     assert any("taught by the dense one, 3 epochs on 32 images with labels" in note for note in found.notes)
     rebuild = json.loads((folder / "out" / TARGET / "manifest.json").read_text())["rebuild"]
     assert "--recover train.npz --epochs 3" in rebuild
+    assert "--set recipe.batch=16" in rebuild
     config = tomllib.loads((folder / "out" / "config.toml").read_text())
     assert (config["recover"], config["epochs"]) == (str(folder / "train.npz"), 3)
+    assert config["recipe"] == {"batch": 16}
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,11 @@
 import copy
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -34,45 +35,59 @@ VALUES_LIMIT = 2**29
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Recovery:
-    """What to train with: either a loop of the user's, or images with a recipe; ``source`` is as it was given."""
+class OwnLoop:
+    """A training loop of the user's; ``source`` is as it was given."""
 
     source: str
-    loop: Loop | None
-    images: NDArray[np.float32] | None
+    loop: Loop
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Distillation:
+    """Images [n, C, H, W] with or without labels [n]."""
+
+    images: NDArray[np.float32]
     labels: NDArray[Any] | None
-    recipe: Recipe | None
+    recipe: Recipe
+
+
+Recovery = OwnLoop | Distillation
 
 
 def load_recovery(
     source: str | None,
     epochs: int | None,
     spec: InputSpec,
+    *,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    recipe: Mapping[str, Any] = MappingProxyType({}),
 ) -> Recovery | None:
-    """What ``--recover`` names; None where it is not given.
+    """What ``--recover`` names; None where it is not given. ``recipe`` has fields of a Recipe that are not the usual.
 
     Raises:
-        UserInputError: it cannot be read, or there are epochs and nothing to train on.
+        UserInputError: it cannot be read, or there are epochs or a recipe and nothing to train by them.
     """
+    told = {"--epochs": epochs, "recipe": dict(recipe) or None}
+    options = [f"{name} {value}" for name, value in told.items() if value is not None]
     if source is None:
-        if epochs is not None:
-            raise UserInputError(f"--epochs {epochs}: there is nothing to train on; give {OPTION} images/")
+        if options:
+            raise UserInputError(f"{options[0]}: there is nothing to train on; give {OPTION} images/")
         return None
     doing = f"{OPTION} {source}"
     if _names_function(source):
         function = load_callable(source, OPTION)
         if is_loop(function, doing):
-            if epochs is not None:
-                raise UserInputError(f"--epochs {epochs}: {doing} is a training loop of its own; leave --epochs out")
-            return Recovery(source, function, None, None, None)
+            if options:
+                raise UserInputError(f"{options[0]}: {doing} is a training loop of its own; leave it out")
+            return OwnLoop(source, function)
     limit = max(1, VALUES_LIMIT // int(np.prod(spec.shape[1:])))
     normal = (mean, std) if is_folder(source) else (None, None)
     images = load_images(source, spec, *normal, option=OPTION, limit=limit)
     labels = load_labels(source, len(images), OPTION)
-    recipe = Recipe(cross_entropy=0.0 if labels is None else LABELS_WEIGHT)
-    return Recovery(source, None, images, labels, recipe if epochs is None else replace(recipe, epochs=epochs))
+    usual = {} if labels is None else {"cross_entropy": LABELS_WEIGHT}
+    asked = {} if epochs is None else {"epochs": epochs}
+    return Distillation(images, labels, Recipe(**usual | dict(recipe) | asked))
 
 
 def recovered(
@@ -99,47 +114,37 @@ def recovered(
     Raises:
         UserInputError: as ``distil`` and ``trained_by``.
     """
-    if recovery.loop is not None:
+    if isinstance(recovery, OwnLoop):
         trained = trained_by(recovery.loop, student, teacher, f"{OPTION} {recovery.source}")
         return trained, Training("own loop")
-    assert recovery.images is not None  # noqa: S101  # for the type checker: there is a loop or there are images
-    assert recovery.recipe is not None  # noqa: S101
-    recipe = replace(recovery.recipe, stop_at=stop_at)
-    done = _distilled(recovery, student, teacher, recipe, evaluate=evaluate, progress=progress)
-    return done.model, _told(done, recipe, len(recovery.images), is_labelled=recovery.labels is not None)
+    task = replace(recovery, recipe=replace(recovery.recipe, stop_at=stop_at))
+    done = _distilled(task, student, teacher, evaluate=evaluate, progress=progress)
+    return done.model, _told(done, task)
 
 
-def _told(done: Distilled, recipe: Recipe, images: int, *, is_labelled: bool) -> Training:
+def _told(done: Distilled, task: Distillation) -> Training:
     return Training(
         kind="distillation",
-        images=images,
-        labels=is_labelled,
+        images=len(task.images),
+        labels=task.labels is not None,
         epochs=len(done.epochs),
-        recipe=recipe.to_json(),
+        recipe=task.recipe.to_json(),
         loss_before=done.before.loss,
         loss_after=done.after.loss,
     )
 
 
-def _distilled(
-    recovery: Recovery,
-    student: nn.Module,
-    teacher: nn.Module,
-    recipe: Recipe,
-    **options: Any,
-) -> Distilled:
+def _distilled(task: Distillation, student: nn.Module, teacher: nn.Module, **options: Any) -> Distilled:
     """``distil`` with a checkpoint in the cache; one that is damaged is removed."""
-    assert recovery.images is not None  # noqa: S101  # for the type checker, as above
-    images = recovery.images
-    options |= {"labels": recovery.labels, "unwritable": partial(warn_unwritable, cache_folder())}
-    checkpoint = _checkpoint(_key(recovery, student, teacher, recipe, is_scored=options["evaluate"] is not None))
+    options |= {"labels": task.labels, "unwritable": partial(warn_unwritable, cache_folder())}
+    checkpoint = _checkpoint(_key(task, student, teacher, is_scored=options["evaluate"] is not None))
     try:
-        return distil(student, teacher, images, recipe, checkpoint=checkpoint, **options)
+        return distil(student, teacher, task.images, task.recipe, checkpoint=checkpoint, **options)
     except CheckpointError as error:
         log.warning("%s; it is trained again", error)
         if checkpoint is not None:
             checkpoint.unlink()
-        return distil(student, teacher, images, recipe, checkpoint=checkpoint, **options)
+        return distil(student, teacher, task.images, task.recipe, checkpoint=checkpoint, **options)
 
 
 def _names_function(source: str) -> bool:
@@ -147,12 +152,12 @@ def _names_function(source: str) -> bool:
     return ":" in source and not path.exists() and path.suffix not in {".npy", ".npz"}
 
 
-def _key(recovery: Recovery, student: nn.Module, teacher: nn.Module, recipe: Recipe, *, is_scored: bool) -> str:
-    arrays = [part for part in (recovery.images, recovery.labels) if part is not None]
+def _key(task: Distillation, student: nn.Module, teacher: nn.Module, *, is_scored: bool) -> str:
+    arrays = [part for part in (task.images, task.labels) if part is not None]
     made_by = f"torch {torch.__version__}, GPU: {torch.cuda.is_available()}, scored: {is_scored}"
-    first = torch.from_numpy(arrays[0][: recipe.batch])
+    first = torch.from_numpy(task.images[: task.recipe.batch])
     outputs = forward_hash(copy.deepcopy(student).eval(), copy.deepcopy(teacher).eval(), first)
-    parts = [network_hash(student), network_hash(teacher), outputs, str(recipe), made_by]
+    parts = [network_hash(student), network_hash(teacher), outputs, str(task.recipe), made_by]
     return content_key(
         code_key(), *map(str.encode, parts), *(np.ascontiguousarray(array).tobytes() for array in arrays)
     )

@@ -185,9 +185,9 @@ def _average_of(decay: float) -> Callable[..., None]:
 
 
 def remedy(recipe: Recipe) -> str:
-    """What to do where a number is no longer finite; a build has no option for the recipe."""
+    """What to do where a number is no longer finite."""
     half = ", or precision fp32" if recipe.precision == "fp16" else ""
     return (
-        f"train with a learning rate below {recipe.learning_rate:g}{half}, which a recipe for kronexport.distil sets, "
-        f"and in a build a training loop of your own"
+        f"train with a learning rate below {recipe.learning_rate:g}{half}, which the recipe sets (in a build "
+        f"--set recipe.learning_rate=NUMBER)"
     )

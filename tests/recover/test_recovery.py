@@ -17,7 +17,8 @@ from kronexport.errors import KronexportError, UserInputError
 from kronexport.records import InputSpec, silent
 from kronexport.recover import recovery as module
 from kronexport.recover.distil import distil
-from kronexport.recover.recovery import Recovery, load_recovery, recovered
+from kronexport.recover.recipe import Recipe
+from kronexport.recover.recovery import Distillation, load_recovery, recovered
 from tests.recover.samples import FAST, networks, same_weights
 from tests.small_network import SHAPE, images
 
@@ -48,9 +49,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def loaded(source: str, epochs: int | None = None, **options: Any) -> Recovery:
+def loaded(source: str, epochs: int | None = None, **options: Any) -> Distillation:
     found = load_recovery(source, epochs, SPEC, **options)
-    assert found is not None
+    assert isinstance(found, Distillation)
     return found
 
 
@@ -59,9 +60,7 @@ def loaded(source: str, epochs: int | None = None, **options: Any) -> Recovery:
 )
 def test_images_are_read_as_those_of_calibration(source: str, count: int) -> None:
     found = loaded(source, epochs=3)
-    assert found.images is not None
     assert found.images.shape == (count, 3, 24, 24)
-    assert found.recipe is not None
     assert found.recipe.epochs == 3
     is_labelled = source == "labelled.npz"
     assert (found.labels is not None, found.recipe.cross_entropy > 0) == (is_labelled, is_labelled)
@@ -69,19 +68,19 @@ def test_images_are_read_as_those_of_calibration(source: str, count: int) -> Non
 
 def test_a_folder_is_normalized() -> None:
     found = loaded("photos", mean=(0.1, 0.1, 0.1), std=(0.5, 0.5, 0.5))
-    assert found.images is not None
     np.testing.assert_allclose(found.images, np.full((1, 3, 24, 24), 0.2), atol=1e-6)
 
 
 def test_no_more_images_are_taken_than_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "VALUES_LIMIT", 3 * 3 * 24 * 24)
-    assert loaded("own.py:batches").images is not None
-    assert len(loaded("own.py:batches").images) == 3  # type: ignore[arg-type]  # asserted above
+    assert len(loaded("own.py:batches").images) == 3
 
 
 def test_a_function_of_two_networks_trains_them() -> None:
     student, teacher = networks()
-    trained, told = recovered(loaded("own.py:train"), student, teacher, progress=silent)
+    loop = load_recovery("own.py:train", None, SPEC)
+    assert loop is not None
+    trained, told = recovered(loop, student, teacher, progress=silent)
     factor = student.get_parameter("0.factors.0")
     assert (trained.get_parameter("0.factors.0") == 2 * factor).all()
     assert (told.kind, told.epochs, told.recipe) == ("own loop", None, None)
@@ -95,7 +94,7 @@ def test_without_the_option_nothing_is_trained() -> None:
     ("source", "epochs", "message"),
     [
         (None, 3, "--epochs 3: there is nothing to train on; give --recover images/"),
-        ("own.py:train", 3, "is a training loop of its own; leave --epochs out"),
+        ("own.py:train", 3, "--epochs 3: --recover own.py:train is a training loop of its own; leave it out"),
         ("nowhere", None, "--recover nowhere: does not exist"),
         ("own.py:nothing", None, "--recover: own.py has no 'nothing'"),
         ("floats.npz", None, r"--recover floats.npz: labels: float64 \[4\]"),
@@ -109,7 +108,19 @@ def test_what_cannot_be_trained_on_is_refused(folder: Path, source: str | None, 
         load_recovery(source, epochs, SPEC)
 
 
-def fast() -> Recovery:
+@pytest.mark.parametrize("source", [None, "own.py:train"])
+def test_a_recipe_without_images_is_refused(source: str | None) -> None:
+    with pytest.raises(UserInputError, match=r"^recipe {'batch': 8}: "):
+        load_recovery(source, None, SPEC, recipe={"batch": 8})
+
+
+def test_what_a_recipe_says_takes_the_place_of_the_usual() -> None:
+    """The weight of labels, too, and ``--epochs`` is beside it."""
+    found = loaded("labelled.npz", 3, recipe={"cross_entropy": 0.5, "batch": 8})
+    assert found.recipe == Recipe(epochs=3, cross_entropy=0.5, batch=8)
+
+
+def fast() -> Distillation:
     return replace(loaded("plain.npy"), recipe=FAST)
 
 
