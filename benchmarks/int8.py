@@ -2,9 +2,10 @@
 
     python -m benchmarks.int8 --target cpu --threads 1 [--model sample:resnet18] [--goal "macs<=0.25"]
     python -m benchmarks.int8 --accuracy --target cpu [--model sample:resnet20] [--goal "macs<=0.5"]
+        [--weights FILE --input SHAPE --calibration IMAGES --evaluate mod:function]
 
 The first times networks of noise, all interleaved in one process, then the two in int8 once more by themselves. The
-second builds the network twice and says what the shipped engines score.
+second builds the network twice, says what the shipped engines score, and times the four side by side.
 """
 
 import argparse
@@ -17,16 +18,19 @@ from benchmarks.timed import build_config, measured_heading, speedup_text, timin
 from kronexport.backends.profile import TargetProfile, load_target
 from kronexport.measure.latency import bench_models
 from kronexport.measure.setting import Setting, Timing
-from kronexport.pipeline import dry_run, run
+from kronexport.pipeline import dry_run, run, survey_stage
 from kronexport.plan.choose import dense_plan
 from kronexport.plan.float_steps import with_float_steps
 from kronexport.records import Precision, silent
 from kronexport.request import instruments_for
+from kronexport.ship.output import OutputFolder
 
 TIMING = Timing(seconds=5.0, rounds=20, warmup_seconds=1.0)
 PRECISIONS: tuple[Precision, Precision] = ("fp32", "int8")
 COLUMNS = "network", "fewer MACs", "over dense fp32 (95 %)", "over dense int8 (95 %)", "Convs in float"
-SCORES = "network", "params", "MACs", "bytes", "score", "speed-up over dense of that precision (95 %)"
+SCORES = "network", "params", "MACs", "bytes", "score", "over dense fp32 (95 %)"
+OF_THE_MODEL = "weights", "input", "calibration", "evaluate"
+"""Options of ``kronexport build`` that the second command passes on."""
 
 
 def main() -> None:
@@ -35,6 +39,8 @@ def main() -> None:
     parser.add_argument("--model", help="MODEL, as of kronexport build")
     parser.add_argument("--goal", action="append", help="as of kronexport build")
     parser.add_argument("--accuracy", action="store_true", help="score builds instead of timing networks of noise")
+    for name in OF_THE_MODEL:
+        parser.add_argument(f"--{name}", help="as of kronexport build")
     args = parser.parse_args()
     profile = load_target(args.target)
     if args.accuracy:
@@ -78,17 +84,24 @@ def scores(args: argparse.Namespace, profile: TargetProfile) -> None:
     """Build in each precision, print what the reports say."""
     model, goals = args.model or "sample:resnet20", tuple(args.goal or ("macs<=0.5",))
     print(measured_heading(f"{model}, goals {', '.join(goals)}", SCORES, profile, args.threads), flush=True)
-    for precision in PRECISIONS:
-        with tempfile.TemporaryDirectory(prefix="kronexport-int8-") as folder:
-            config = build_config(model, args, goal=goals, precision=precision, out=Path(folder, "out"))
+    options = {name: getattr(args, name) for name in OF_THE_MODEL}
+    with tempfile.TemporaryDirectory(prefix="kronexport-int8-") as folder:
+        paths: dict[str, Path] = {}
+        rows: dict[str, list[str]] = {}
+        for precision in PRECISIONS:
+            out = OutputFolder(Path(folder, precision))
+            config = build_config(model, args, goal=goals, precision=precision, out=out.root, **options)
             (target,) = run(config).report.targets.values()
-        for name, figures in (("dense", target.dense), ("Kronecker", target.compressed)):
-            assert target.speedup is not None  # noqa: S101  both targets run here
-            ratios = [f"{getattr(figures, key) / getattr(target.dense, key):.3f}x" for key in ("params", "macs")]
-            speed = speedup_text(target.speedup) if name == "Kronecker" else ""
-            print(
-                line([f"{name} {precision}", *ratios, f"{figures.bytes:,}", f"{figures.accuracy}", speed]), flush=True
-            )
+            made = {"dense": out.target_dense_onnx(profile.name), "Kronecker": out.bundle(profile.name) / "model.onnx"}
+            for name, figures in (("dense", target.dense), ("Kronecker", target.compressed)):
+                ratios = [f"{getattr(figures, key) / getattr(target.dense, key):.3f}x" for key in ("params", "macs")]
+                paths[f"{name} {precision}"] = made[name]
+                rows[f"{name} {precision}"] = [*ratios, f"{figures.bytes:,}", f"{figures.accuracy}"]
+        project, _ = survey_stage(config)
+        setting = Setting(profile.backend, args.threads, project.input)
+        speedups = bench_models(paths, setting, TIMING).speedups
+        for name, cells in rows.items():
+            print(line([name, *cells, speedup_text(speedups[name]) if name in speedups else ""]))
 
 
 if __name__ == "__main__":

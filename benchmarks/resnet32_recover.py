@@ -5,8 +5,8 @@
 The plan has the least weight error at which the whole network has that many times fewer params, and no more MACs; the
 factors are fitted to 512 unlabelled training images; then the network is taught by the dense one. Accuracy is that of
 the averaged weights on all 10,000 test images; nothing is chosen by it: what is kept is the last epoch. A checkpoint is
-written after each epoch, so that the same command goes on where it was stopped. At the end FOLDER has
-``factors.safetensors`` and ``network.safetensors``, the state dict of the compressed network.
+written after each epoch, so that the same command goes on where it was stopped. At the end FOLDER has the network in
+``factors.safetensors``.
 """
 
 import argparse
@@ -18,17 +18,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from benchmarks.cifar_fitting import calibration_images
 from benchmarks.ladders import CANDIDATES
 from benchmarks.planning import MEASURES, least_error_plan, network_budget
 from benchmarks.table import heading, line
-from kronexport.export.factors_file import load_compressed, save_factors
+from kronexport.export.factors_file import load_compressed, save_compressed
 from kronexport.export.replace import factorized
 from kronexport.factorize.calibrate import Calibration
-from kronexport.files import write_bytes_aside, write_json_aside
+from kronexport.files import write_json_aside
 from kronexport.records import InputSpec
 from kronexport.recover.batches import ImageBatches
 from kronexport.recover.checkpoint import EpochFigures
@@ -82,7 +81,7 @@ def starting_point(model: nn.Module, args: argparse.Namespace) -> nn.Module:
     """The fitted network, from FOLDER where an earlier run fitted it by the same method to the same ratio."""
     file = args.out / f"start-{args.method}-{args.params_ratio:g}.safetensors"
     if not file.exists():
-        save_factors(fitted(model, args.method, args.params_ratio, calibration_images(args.data)), file)
+        save_compressed(fitted(model, args.method, args.params_ratio, calibration_images(args.data)), file)
     return load_compressed(model, file).eval()
 
 
@@ -134,9 +133,7 @@ def run(args: argparse.Namespace) -> None:
         device="cpu",
         told=told,
     )
-    save_factors(done.model, args.out / "factors.safetensors")
-    state = {name: tensor.contiguous() for name, tensor in done.model.state_dict().items()}
-    write_bytes_aside(args.out / "network.safetensors", save(state, {"method": args.method}))
+    save_compressed(done.model, args.out / "factors.safetensors")
 
 
 def title(dense: nn.Module, start: nn.Module, args: argparse.Namespace) -> str:

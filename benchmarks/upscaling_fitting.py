@@ -56,7 +56,7 @@ class Photo:
 
     def psnr(self, upscale: Upscaler) -> float:
         """Decibels, over all pixels of R, G and B."""
-        error = upscale(self.half).clamp(0, 1) - _tensor([self.whole])[0]
+        error = upscale(self.half).clamp(0, 1) - rgb([self.whole])[0]
         return float(-10 * torch.log10(error.square().mean()))
 
 
@@ -65,7 +65,7 @@ def by_network(model: nn.Module) -> Upscaler:
 
     def upscale(image: Image.Image) -> Tensor:
         with torch.no_grad():
-            pixels: Tensor = model(F.pad(_tensor([image]), [MARGIN] * 4, mode="replicate"))[0]
+            pixels: Tensor = model(F.pad(rgb([image]), [MARGIN] * 4, mode="replicate"))[0]
         return pixels
 
     return upscale
@@ -73,19 +73,19 @@ def by_network(model: nn.Module) -> Upscaler:
 
 def bicubic(image: Image.Image) -> Tensor:
     """What needs no network."""
-    return _tensor([image.resize((2 * image.width, 2 * image.height), Image.Resampling.BICUBIC)])[0]
+    return rgb([image.resize((2 * image.width, 2 * image.height), Image.Resampling.BICUBIC)])[0]
 
 
-def calibration_tiles(photos: Path) -> NDArray[np.float32]:
-    """Tiles of all JPEG photographs in turn, at seeded places: [128, 3, 90, 90]."""
+def calibration_tiles(photos: Path, count: int = TILES) -> NDArray[np.float32]:
+    """Tiles of all JPEG photographs in turn, at seeded places: [count, 3, 90, 90]; fewer are the first of them."""
     halves = [Photo.read(path).half for path in sorted(photos.glob("*.jpg"))]
     draw = np.random.default_rng(0)
     tiles = []
-    for index in range(TILES):
+    for index in range(count):
         image = halves[index % len(halves)]
         left, top = (int(draw.integers(side - TILE + 1)) for side in image.size)
         tiles.append(image.crop((left, top, left + TILE, top + TILE)))
-    return _tensor(tiles).numpy()
+    return rgb(tiles).numpy()
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def print_rows(setting: Setting, methods: Sequence[str], rows: Rows) -> None:
             rows.print(name, partial(setting.row, name, calibration, candidates))
 
 
-def _tensor(images: Sequence[Image.Image]) -> Tensor:
+def rgb(images: Sequence[Image.Image]) -> Tensor:
     """[N, 3, H, W], 0..1."""
     return torch.from_numpy(pixels_of(images).astype(np.float32) / 255)
 

@@ -5,12 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from benchmarks import resnet32_recover
 from benchmarks.resnet32_recover import Scorer, normalized, parsed, run, starting_point
-from kronexport.export.factors_file import load_compressed, save_factors
+from kronexport.export.factors_file import load_compressed, save_compressed
 from kronexport.export.replace import factorized
 from kronexport.factorize.gkpd import gkpd_structure
 from kronexport.recover.distil import predictor
@@ -36,7 +35,7 @@ def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     torch.save(dense.state_dict(), tmp_path / "weights.pt")
     fitted = factorized(dense, STRUCTURE, None, lambda _done, _total: None)
     (tmp_path / "out").mkdir()
-    save_factors(fitted, tmp_path / "out" / "start-gkpd-5.05.safetensors")
+    save_compressed(fitted, tmp_path / "out" / "start-gkpd-5.05.safetensors")
     paths = ["--weights", str(tmp_path / "weights.pt"), "--data", str(tmp_path), "--out", str(tmp_path / "out")]
     return [*paths, "--epochs", "2", "--threads", "1"]
 
@@ -52,7 +51,6 @@ def test_a_run_prints_its_curve_and_writes_the_network(
     rows = [line.split(" | ") for line in printed if line.startswith("| ")]
     assert [row[0] for row in rows[2:]] == ["| dense", "| fitted", "| 1", "| 2"]
     network: nn.Module = load_compressed(CifarResNet(8), tmp_path / "out" / "factors.safetensors").eval()
-    network.load_state_dict(load_file(tmp_path / "out" / "network.safetensors"))
     score = Scorer(few(tmp_path, "test")).accuracy(predictor(network, torch.device("cpu")))
     assert f"{score:.2f}" == rows[-1][2]
 
