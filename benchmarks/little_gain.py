@@ -34,8 +34,7 @@ from kronexport.plan.candidates import Candidate, all_candidates
 from kronexport.plan.cost_model import roofline_model
 from kronexport.plan.families import FAMILIES
 from kronexport.plan.measured import worth_timing
-from kronexport.plan.roofline import FLOAT_BYTES
-from kronexport.records import ConvGeometry, InputSpec, Site, silent
+from kronexport.records import FLOAT_BYTES, ConvGeometry, InputSpec, Site, silent
 
 CHANNELS, SIZE = 64, 56
 PEAK_CHANNELS, PEAK_SIZE = 256, 28

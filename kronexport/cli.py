@@ -8,8 +8,9 @@ import json
 import logging
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +20,7 @@ from kronexport.files import stdout_to_stderr
 from kronexport.subcommands import cache_app, print_json_or, targets_app
 
 if TYPE_CHECKING:
+    from kronexport.config import BuildConfig
     from kronexport.pipeline import DryRun
 
 app = typer.Typer(
@@ -90,8 +92,6 @@ def build(
     as_json: options.Json = False,
 ) -> None:
     """Build MODEL for each target: factorize, lower, compile, verify, measure and pack it."""
-    from kronexport.config import load_config  # noqa: PLC0415  loads pydantic
-
     flags = {
         "model": model,
         "weights": weights,
@@ -118,7 +118,7 @@ def build(
         "allow_unmeasured": allow_unmeasured or None,
         "allow_fallback": allow_fallback or None,
     }
-    resolved = load_config(config, flags, set_ or [])
+    resolved = _resolved(config, flags, set_)
     from kronexport import pipeline, terminal  # noqa: PLC0415  loads torch
 
     # what a user's factory or evaluator prints must not mix with the results on stdout
@@ -164,8 +164,6 @@ def plan(
     as_json: options.Json = False,
 ) -> None:
     """Survey MODEL and plan it for each target: structure, rank and lowering of every site."""
-    from kronexport.config import load_config  # noqa: PLC0415  loads pydantic
-
     flags = {
         "model": model,
         "weights": weights,
@@ -180,7 +178,7 @@ def plan(
         "device": device,
         "device_python": device_python,
     }
-    resolved = load_config(config, flags, set_ or [])
+    resolved = _resolved(config, flags, set_)
     from kronexport import pipeline, terminal  # noqa: PLC0415  loads torch
 
     with stdout_to_stderr(), terminal.progress() as progress:
@@ -300,6 +298,16 @@ def run(arguments: list[str]) -> int:
 def _fail(message: str, code: int) -> int:
     typer.echo(f"error: {message}", err=True)
     return code
+
+
+def _resolved(file: Path | None, flags: Mapping[str, Any], overrides: list[str] | None) -> "BuildConfig":
+    """The configuration, refused if its text alone says that it cannot be built: that takes no torch."""
+    from kronexport.asked import read_asked  # noqa: PLC0415  loads pydantic
+    from kronexport.config import load_config  # noqa: PLC0415  loads pydantic
+
+    config = load_config(file, flags, overrides or [])
+    read_asked(config)
+    return config
 
 
 def _numbers(text: str | None, flag: str) -> tuple[float, ...] | None:

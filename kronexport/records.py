@@ -24,6 +24,9 @@ Ranges = Literal["minmax", "entropy", "percentile"]
 Activation = Literal["Relu"]
 """An ONNX operator of one input and no attributes that runtimes fuse into the Conv before it."""
 
+FLOAT_BYTES = 4
+"""Of one float32."""
+
 Pair = tuple[int, int]
 Pads = tuple[int, int, int, int]
 """Zero padding in ONNX order: top, left, bottom, right."""

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from kronexport.asked import read_asked
 from kronexport.backends import BACKENDS, require_runtime
 from kronexport.backends.fit import check_fits
 from kronexport.backends.profile import TargetProfile, load_target
@@ -24,7 +25,7 @@ from kronexport.measure.race import RaceTiming
 from kronexport.measure.setting import Setting, Timing
 from kronexport.measure.store import MeasurementStore
 from kronexport.plan.cost_model import CostModel, fitted_model
-from kronexport.plan.goals import Goal, parse_goal
+from kronexport.plan.goals import Goal
 from kronexport.plan.measured import Clock
 from kronexport.plan.plan_file import PlanFile, read_plan_file
 from kronexport.plan.planner import Instruments, InstrumentsOf
@@ -67,23 +68,18 @@ def check_request(config: BuildConfig, board: Board | None = None) -> Request:
         MissingRuntimeError: a runtime is not installed, here or on the board.
         BoardError: the board cannot be reached, or is in use.
     """
-    goals = tuple(map(parse_goal, config.goal))
-    profiles = tuple({profile.name: profile for profile in map(load_target, config.target)}.values())
+    asked = read_asked(config)
+    profiles = asked.profiles
     plan = None if config.plan is None else read_plan_file(config.plan)
     if plan is not None:
         with named(f"--plan {config.plan}"):
             check_plan_target(plan, profiles)
-    for profile in profiles:
-        if config.precision not in profile.precisions:
-            raise UserInputError(
-                f"--precision {config.precision}: {profile.name} is built in {', '.join(profile.precisions)}"
-            )
     BACKENDS["onnxruntime"].require()  # every target's stages are verified in it
     runtimes = {profile.name: require_runtime(profile) for profile in profiles}
     if board is not None:
         runtimes |= board_runtimes(profiles, board)
     machines = {profile.name: served_by(profile, board) for profile in profiles}
-    return Request(config, profiles, runtimes, machines, goals, plan)
+    return Request(config, profiles, runtimes, machines, asked.goals, plan)
 
 
 def served_by(profile: TargetProfile, board: Host | None) -> Machine | None:

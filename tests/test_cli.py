@@ -334,6 +334,28 @@ def test_help_loads_nothing_heavy(arguments: list[str], absent: set[str]) -> Non
     assert not absent & {name.split(".")[0] for name in done.stderr.split()}
 
 
+@pytest.mark.parametrize("task", ["build", "plan"])
+@pytest.mark.parametrize(
+    ("mistyped", "words"),
+    [
+        (("--goal", "mac<=0.5"), "did you mean 'macs'?"),
+        (("--target", "jetsn"), "did you mean 'jetson'?"),
+        (("--weights", "none.pt"), "there is no such weights file"),
+        (("--target", "jetson-nano", "--precision", "int8"), "jetson-nano is built in fp32"),
+    ],
+    ids=["goal", "target", "weights", "precision"],
+)
+def test_what_is_mistyped_is_answered_before_torch_is_loaded(task: str, mistyped: tuple[str, ...], words: str) -> None:
+    """Loading it takes seconds."""
+    arguments = [task, "sample:resnet18", *mistyped]
+    code = f"import sys; from kronexport.cli import run; code = run({arguments});print(code, *sys.modules); sys.exit(0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found, *modules = done.stdout.split()
+    assert found == "2"
+    assert words in done.stderr
+    assert not (HEAVY - {"numpy"}) & {name.split(".")[0] for name in modules}
+
+
 def test_a_bug_is_not_hidden(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What nobody foresaw keeps its traceback; Python ends it in 1."""
 

@@ -21,8 +21,7 @@ from kronexport.lower.forms import DENSE
 from kronexport.plan.candidates import Candidate, all_candidates
 from kronexport.plan.cost_model import roofline_model
 from kronexport.plan.goals import DEFAULT_GOALS, Goal, budget, check_reachable, parse_goal
-from kronexport.plan.roofline import FLOAT_BYTES
-from kronexport.records import Basis, Plan, ProgressCallback, Site, SitePlan, Survey
+from kronexport.records import FLOAT_BYTES, Basis, Plan, ProgressCallback, Site, SitePlan, Survey
 
 MILLISECONDS = 1e3
 """In a second: goals on latency are in milliseconds."""

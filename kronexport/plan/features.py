@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 
 from kronexport.backends.profile import TargetProfile
 from kronexport.measure.work import ConvWork, Work
-from kronexport.plan.roofline import FLOAT_BYTES
+from kronexport.records import FLOAT_BYTES
 
 LANES: Final = 16
 """Channels in a register."""

@@ -8,8 +8,7 @@ from kronexport.lower.forms import Form, generate_forms
 from kronexport.plan.choose import dense_plan
 from kronexport.plan.cost_model import Seconds
 from kronexport.plan.goals import Goal
-from kronexport.plan.roofline import FLOAT_BYTES
-from kronexport.records import Plan, Site, SitePlan, Structure, Survey
+from kronexport.records import FLOAT_BYTES, Plan, Site, SitePlan, Structure, Survey
 
 FormOf = Callable[[Site, Structure], Form]
 """The fastest form of a site at a structure; ``dense`` is one of them."""

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from kronexport.errors import GoalError, UserInputError
-from kronexport.plan.roofline import FLOAT_BYTES
-from kronexport.records import GoalResult, ModelFigures, Report, Speedup, Survey
+from kronexport.records import FLOAT_BYTES, GoalResult, ModelFigures, Report, Speedup, Survey
 
 UNITS: dict[str, dict[str, float]] = {
     "latency": {"us": 1e-3, "ms": 1.0, "s": 1e3},

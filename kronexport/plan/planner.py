@@ -20,8 +20,7 @@ from kronexport.plan.in_context import PlanAt, goals_met, tuned_plan
 from kronexport.plan.measured import Clock, Menu, form_by_clock, measured_plan, with_times
 from kronexport.plan.pareto import pareto_front
 from kronexport.plan.rehearsal import Rehearsal
-from kronexport.plan.roofline import FLOAT_BYTES
-from kronexport.records import ParetoPoint, Plan, Precision, ProgressCallback, Structure, Survey
+from kronexport.records import FLOAT_BYTES, ParetoPoint, Plan, Precision, ProgressCallback, Structure, Survey
 
 log = logging.getLogger("kronexport")
 

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from kronexport.backends.profile import TargetProfile
 from kronexport.lower.forms import Form
 from kronexport.measure.work import ConvWork, Count, Work, work_of
-
-FLOAT_BYTES = 4
+from kronexport.records import FLOAT_BYTES
 
 Seconds = float | NDArray[np.float64]
 """An estimate, or one for each rank of a ladder."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kronexport.errors import UserInputError
+from kronexport.survey.weight_files import check_weights_file
 
 _LISTED = 5
 _PARALLEL_PREFIX = "module."  # what nn.DataParallel puts before every name
@@ -46,13 +47,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     Raises:
         UserInputError: unknown suffix, unreadable file, refused pickle, or no state dict in it.
     """
-    reader = _READERS.get(path.suffix)
-    if reader is None:
-        raise UserInputError(f"{path}: weights of type {path.suffix!r} cannot be read; give {', '.join(_READERS)}")
-    if not path.is_file():
-        raise UserInputError(f"--weights {path}: there is no such weights file; expected one of {', '.join(_READERS)}")
+    check_weights_file(path)
     try:
-        content = reader(path)
+        content = _READERS[path.suffix](path)
     except OSError as error:
         raise UserInputError(f"{path}: cannot be read ({error.strerror or error})") from error
     except pickle.UnpicklingError as error:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from kronexport.backends.profile import load_target
 from kronexport.measure.work import ConvWork, Work
 from kronexport.plan.features import Features, Kind, features_of, kind_of, roofline_prices
-from kronexport.plan.roofline import FLOAT_BYTES
+from kronexport.records import FLOAT_BYTES
 
 SIZES = st.integers(1, 40)
 CONVS = st.builds(ConvWork, SIZES, SIZES, SIZES, SIZES, SIZES, SIZES, SIZES)
