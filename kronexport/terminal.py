@@ -226,12 +226,17 @@ def print_target(profile: "TargetProfile") -> None:
 
 
 def print_findings(findings: "Sequence[Finding]") -> None:
-    """One line a finding, with what mends it."""
+    """One line a finding: whether it is there, what that means, and what mends it.
+
+    ``absent`` is what a build can do without, ``missing`` what it lacks, ``wrong`` what is there and does not serve.
+    """
     console = Console()
     for finding in findings:
-        state = "ok     " if finding.ok else "missing"
+        good, bad = ("ok", "wrong") if finding.present else ("absent", "missing")
+        found = "; ".join(text for text in (finding.version, finding.means) if text) or "-"
         remedy = "" if finding.ok or not finding.remedy else f"  ->  {finding.remedy}"
-        console.print(f"{state} {finding.name}: {finding.version or '-'}{remedy}", highlight=False, soft_wrap=True)
+        line = f"{good if finding.ok else bad:7} {finding.name}: {found}{remedy}"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _rows(target: TargetReport) -> Iterator[tuple[str, str, str, str]]:

@@ -109,9 +109,19 @@ def test_a_finding_comes_with_its_remedy_on_one_line(capsys: pytest.CaptureFixtu
     """However long: it is there to be copied."""
     remedy = "python -m pip install onnxruntime " + "x" * 100
     terminal.print_findings(
-        [Finding("onnxruntime", ok=False, version=None, remedy=remedy), Finding("torch", ok=True, version="2.13")]
+        [
+            Finding("onnxruntime", ok=False, version=None, remedy=remedy, present=False),
+            Finding("torch", ok=True, version="2.13"),
+            Finding("trtexec", ok=True, version=None, present=False, means="no engine is built here"),
+            Finding("governor", ok=False, version="powersave", remedy="set it", means="clocks [may] change"),
+        ]
     )
-    assert capsys.readouterr().out.splitlines() == [f"missing onnxruntime: -  ->  {remedy}", "ok      torch: 2.13"]
+    assert capsys.readouterr().out.splitlines() == [
+        f"missing onnxruntime: -  ->  {remedy}",
+        "ok      torch: 2.13",
+        "absent  trtexec: no engine is built here",
+        "wrong   governor: powersave; clocks [may] change  ->  set it",
+    ]
 
 
 def test_a_target_is_shown_with_every_source(capsys: pytest.CaptureFixture[str]) -> None:

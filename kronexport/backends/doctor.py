@@ -17,7 +17,14 @@ from kronexport.backends import require_runtime
 from kronexport.backends.profile import TargetProfile, list_targets
 from kronexport.errors import KronexportError
 
-_PACKAGES: Final = ("torch", "onnx", "onnxruntime", "openvino", "onnxsim")
+_PACKAGES: Final = {
+    "torch": "nothing can be built",
+    "onnx": "nothing can be built",
+    "onnxruntime": "nothing can be built: every target's numbers are verified in it",
+    "openvino": "targets with OpenVINO cannot be built",
+    "onnxsim": "optional: model.onnx is shipped without the last simplification",
+}
+"""By name, what it means that a package is not there."""
 _MIN_PYTHON: Final = (3, 11)
 _CPU_FEATURES: Final = {
     # as /proc/cpuinfo calls them: what the fp32 and int8 convolution kernels are chosen by
@@ -33,12 +40,18 @@ _CPU_FEATURES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at. ``version``: what was found, None if nothing; ``remedy``: what mends it."""
+    """One thing that was looked at.
+
+    ``ok``: a build can do with it as it is. ``version``: what was found, None if nothing. ``remedy``: what mends it.
+    ``present``: it is here. ``means``: what follows from it, where that does not go without saying.
+    """
 
     name: str
     ok: bool
     version: str | None
     remedy: str | None = None
+    present: bool = True
+    means: str | None = None
 
 
 def diagnose() -> list[Finding]:
@@ -60,21 +73,23 @@ def diagnose() -> list[Finding]:
 
 def package(name: str) -> Finding:
     """Whether a Python package can be imported; it is, since one that is there may still miss a library."""
-    remedy = f"python -m pip install {name}"
+    remedy, means = f"python -m pip install {name}", _PACKAGES.get(name)
     try:
         module = importlib.import_module(name)
     except Exception as error:  # noqa: BLE001  a broken install raises anything, and is a finding, not our failure
         if isinstance(error, ModuleNotFoundError) and error.name == name:
-            return Finding(name, ok=False, version=None, remedy=remedy)
-        return Finding(name, ok=False, version=f"broken: {error}", remedy=f"{remedy} --force-reinstall")
+            return Finding(name, ok=False, version=None, remedy=remedy, present=False, means=means)
+        return Finding(name, ok=False, version=f"broken: {error}", remedy=f"{remedy} --force-reinstall", means=means)
     return Finding(name, ok=True, version=str(getattr(module, "__version__", "installed")))
 
 
 def trtexec(find: Callable[[], str | None] = agent.trtexec_path) -> Finding:
     """TensorRT's tool. Off a Jetson it is no fault that it is missing: build_engine.sh runs on the board."""
     path = find()
-    missing = "not here; Jetson engines are built on the board by build_engine.sh"
-    return Finding("tensorrt (trtexec)", ok=True, version=path or missing)
+    means = (
+        "no engine is built or timed on this machine; a Jetson's is, on the board: --device, or build_engine.sh there"
+    )
+    return Finding("tensorrt (trtexec)", ok=True, version=path, present=path is not None, means=None if path else means)
 
 
 def cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> Finding:
@@ -83,7 +98,8 @@ def cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> Finding:
     try:
         text = cpuinfo.read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return Finding("cpu", ok=True, version=f"{machine}; {cpuinfo} is not readable")
+        means = "its vector instructions are not known; builds do not need them"
+        return Finding("cpu", ok=True, version=f"{machine}; {cpuinfo} is not readable", means=means)
     line = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
     flags = set(line.group(1).split()) if line else set()
     found = [name for name, flag in _CPU_FEATURES.items() if flag in flags]
@@ -100,10 +116,14 @@ def governor(cpus: Path = Path("/sys/devices/system/cpu")) -> Finding:
     """The frequency governors in force: timings wander under any but ``performance``."""
     found = sorted({path.read_text(encoding="utf-8").strip() for path in cpus.glob("cpu*/cpufreq/scaling_governor")})
     if not found:
-        return Finding("governor", ok=True, version="not readable here (a virtual machine, or no Linux)")
-    steady = found == ["performance"]
-    remedy = None if steady else "sudo cpupower frequency-set -g performance"
-    return Finding("governor", ok=steady, version=", ".join(found), remedy=remedy)
+        means = (
+            "not readable (a virtual machine, or no Linux): whether clocks hold while networks are timed is not known"
+        )
+        return Finding("governor", ok=True, version=None, present=False, means=means)
+    if found == ["performance"]:
+        return Finding("governor", ok=True, version="performance")
+    remedy, means = "sudo cpupower frequency-set -g performance", "clocks may change while networks are timed"
+    return Finding("governor", ok=False, version=", ".join(found), remedy=remedy, means=means)
 
 
 def target(profile: TargetProfile) -> Finding:
@@ -112,11 +132,13 @@ def target(profile: TargetProfile) -> Finding:
     try:
         version = require_runtime(profile)
     except KronexportError as error:
-        return Finding(name, ok=False, version=None, remedy=str(error))
+        return Finding(name, ok=False, version=None, remedy=str(error), present=False, means="cannot be built here")
+    release = f"{profile.runtime.package} {version}"
     if profile.board is not None:
-        return Finding(name, ok=True, version=f"ONNX and build_engine.sh for {profile.runtime.package} {version}")
-    where = "" if profile.measured_here else "; verified here, measured on the device"
-    return Finding(name, ok=True, version=f"{profile.runtime.package} {version}{where}")
+        made = f"model.onnx and build_engine.sh for {release} are made here, its engine and all times on the board"
+        return Finding(name, ok=True, version=release, means=made)
+    means = None if profile.measured_here else "verified here, measured on the device alone"
+    return Finding(name, ok=True, version=release, means=means)
 
 
 def _python() -> Finding:

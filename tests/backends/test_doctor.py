@@ -47,14 +47,32 @@ def test_a_target_without_its_runtime_is_not_ready(monkeypatch: pytest.MonkeyPat
 
 def test_a_jetson_is_ready_without_trtexec() -> None:
     """Its engine is built on the board."""
-    assert doctor.target(load_target("jetson")).version == "ONNX and build_engine.sh for tensorrt 8.6.2"
-    assert doctor.trtexec(find=lambda: None).ok
+    jetson, tool = doctor.target(load_target("jetson")), doctor.trtexec(find=lambda: None)
+    assert jetson.ok
+    assert jetson.version == "tensorrt 8.6.2"
+    assert "build_engine.sh" in str(jetson.means)
+    assert (tool.ok, tool.present, tool.version) == (True, False, None)
+    assert "no engine is built or timed on this machine" in str(tool.means)
+
+
+def test_trtexec_that_is_here_says_where(tmp_path: Path) -> None:
+    tool = doctor.trtexec(find=lambda: str(tmp_path / "trtexec"))
+    assert (tool.ok, tool.present, tool.version, tool.means) == (True, True, str(tmp_path / "trtexec"), None)
+
+
+@pytest.mark.parametrize("name", ["torch", "onnx", "onnxruntime", "openvino", "onnxsim"])
+def test_a_package_that_is_not_there_says_what_that_means(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, name, None)
+    finding = doctor.package(name)
+    assert not finding.present
+    assert finding.means
 
 
 def test_another_device_is_ready_where_its_runtime_is() -> None:
     """The finding says what cannot be done here."""
-    version = doctor.target(load_target("rpi5")).version
-    assert version == f"onnxruntime {onnxruntime.__version__}; verified here, measured on the device"
+    finding = doctor.target(load_target("rpi5"))
+    assert finding.version == f"onnxruntime {onnxruntime.__version__}"
+    assert finding.means == "verified here, measured on the device alone"
 
 
 @pytest.mark.parametrize(
@@ -92,3 +110,5 @@ def test_any_governor_but_performance_has_a_remedy(tmp_path: Path, governors: li
     finding = doctor.governor(tmp_path)
     assert finding.ok is ok
     assert (finding.remedy is None) is ok
+    assert finding.present is bool(governors)
+    assert (finding.means is None) is (bool(governors) and ok)
