@@ -28,6 +28,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # its tables leave 20 of 80 columns for what an option does, and [user@] is markup to it
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(targets_app, name="targets")
@@ -119,10 +120,10 @@ def build(
         "allow_fallback": allow_fallback or None,
     }
     resolved = _resolved(config, flags, set_)
-    from kronexport import pipeline, terminal  # noqa: PLC0415  loads torch
+    from kronexport import pipeline, terminal, terminal_progress  # noqa: PLC0415  loads torch
 
     # what a user's factory or evaluator prints must not mix with the results on stdout
-    with stdout_to_stderr(), terminal.progress() as progress:
+    with stdout_to_stderr(), terminal_progress.progress() as progress:
         if dry_run:
             plans = pipeline.dry_run(resolved, progress)
         else:
@@ -179,9 +180,9 @@ def plan(
         "device_python": device_python,
     }
     resolved = _resolved(config, flags, set_)
-    from kronexport import pipeline, terminal  # noqa: PLC0415  loads torch
+    from kronexport import pipeline, terminal_progress  # noqa: PLC0415  loads torch
 
-    with stdout_to_stderr(), terminal.progress() as progress:
+    with stdout_to_stderr(), terminal_progress.progress() as progress:
         found = pipeline.dry_run(resolved, progress, out)
     _print_plan(found, as_json)
 

@@ -1,23 +1,13 @@
-"""What the commands print for people: progress on stderr, tables on stdout, 80 columns, no colour into a pipe."""
+"""What the commands print for people on stdout: tables of 80 columns, no colour into a pipe."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
-from kronexport.records import LatencyStats, ModelFigures, ProgressCallback, Report, TargetReport
+from kronexport.records import LatencyStats, ModelFigures, Report, TargetReport
 from kronexport.ship.report_view import NO_VALUE
 
 if TYPE_CHECKING:
@@ -27,40 +17,7 @@ if TYPE_CHECKING:
     from kronexport.pipeline import DryRun
     from kronexport.records import ParetoPoint, Plan
 
-
-_REMAINING = TimeRemainingColumn()
 _COUNTED = "params", "macs", "bytes"
-
-
-@contextmanager
-def progress() -> Iterator[ProgressCallback]:
-    """A callback that shows on stderr the stage at work, how long it took so far and will yet take.
-
-    Each stage leaves a line: on a terminal with its time when it is over, elsewhere with its name when it begins.
-    """
-    console = Console(stderr=True)
-    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), _REMAINING
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def end() -> None:
-            for stage, task in tasks.items():
-                took = bars.tasks[bars.task_ids.index(task)].elapsed
-                bars.remove_task(task)
-                if console.is_terminal:
-                    bars.print(f"{stage}: {took or 0:.1f} s", highlight=False)
-            tasks.clear()
-
-        def tell(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                end()
-                tasks[stage] = bars.add_task(stage, total=None if done == 0 else total)
-                if not console.is_terminal:
-                    console.print(stage, highlight=False)
-            bars.update(tasks[stage], completed=done, total=None if done == 0 else total)
-
-        yield tell
-        end()
 
 
 def print_report(report: Report) -> None:

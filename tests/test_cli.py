@@ -334,6 +334,17 @@ def test_help_loads_nothing_heavy(arguments: list[str], absent: set[str]) -> Non
     assert not absent & {name.split(".")[0] for name in done.stderr.split()}
 
 
+def test_help_is_readable_in_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most of a line is for what an option does, and nothing of it is taken for markup."""
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = command("build", "--help").out
+    lines = shown.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert len(lines) <= 90
+    assert "ssh://[user@]host[:port]" in shown
+    assert "[NAME=]1x3x224x224" in shown
+
+
 @pytest.mark.parametrize("task", ["build", "plan"])
 @pytest.mark.parametrize(
     ("mistyped", "words"),

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import pytest
+from rich.console import Console
 
-from kronexport import terminal
+from kronexport import terminal, terminal_progress
 from kronexport.backends.doctor import Finding
 from kronexport.backends.profile import load_target
 from kronexport.factorize.gkpd import gkpd_structure
@@ -26,23 +27,32 @@ ESCAPE = "\x1b"
 
 
 def test_progress_tells_each_stage_once_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    """Into a pipe: a line a stage, no matter how often it moves on, and nothing on stdout."""
-    with terminal.progress() as tell:
+    """Into a pipe: a line a stage with what there is to do, however often it moves on, and nothing on stdout."""
+    with terminal_progress.progress() as tell:
         for done in range(3):
             tell("plan", done, 3)
         tell("measure", 0, 1)
     said = capsys.readouterr()
-    assert said.err.split() == ["plan", "measure"]
+    assert said.err.splitlines() == ["plan: 0 of 3", "measure"]
     assert said.out == ""
     assert ESCAPE not in said.err
 
 
 def test_a_stage_that_comes_again_is_told_again(capsys: pytest.CaptureFixture[str]) -> None:
     """Of several targets each walks the whole line."""
-    with terminal.progress() as tell:
+    with terminal_progress.progress() as tell:
         for stage in ("plan", "measure", "plan"):
             tell(stage, 0, 1)
     assert capsys.readouterr().err.split() == ["plan", "measure", "plan"]
+
+
+def test_a_stage_that_takes_long_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """In a log, too: every ten seconds, not at every step."""
+    clock = iter(range(0, 1000, 4))
+    tell = terminal_progress.lines(Console(stderr=True), lambda: float(next(clock)))
+    for done in range(8):
+        tell("fit [all]", done, 8)
+    assert capsys.readouterr().err.splitlines() == [f"fit [all]: {done} of 8" for done in (0, 3, 6)]
 
 
 def test_a_terminal_gets_a_moving_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,7 +65,7 @@ def test_a_terminal_gets_a_moving_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     screen = Screen()
     monkeypatch.setattr(sys, "stderr", screen)
-    with terminal.progress() as tell:
+    with terminal_progress.progress() as tell:
         tell("plan", 1, 2)
     assert "plan" in screen.getvalue()
     assert ESCAPE in screen.getvalue()
@@ -191,7 +201,7 @@ def test_a_stage_on_a_terminal_leaves_its_time_behind_and_no_colour_where_none_i
         monkeypatch.setenv(variable, value)
     screen = Screen()
     monkeypatch.setattr(sys, "stderr", screen)
-    with terminal.progress() as tell:
+    with terminal_progress.progress() as tell:
         tell("plan", 1, 2)
         tell("measure", 0, 1)
     said = screen.getvalue()
