@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.table import Table
 
+from kronexport.records import Training
 from kronexport.ship import compare
 from kronexport.ship.report_view import NO_VALUE, number
 from kronexport.terminal import speed_verdict
@@ -50,7 +51,20 @@ def _compared_figures(comparison: compare.Comparison) -> Table:
             values = [compare.figure(getattr(subject.report, side), name) for subject in comparison.subjects]
             cells = [_compared_cell(comparison, index, name, values) for index in range(len(values))]
             table.add_row(label if side == "dense" else "", side, *cells)
+    errors = [compare.output_error(subject) for subject in comparison.subjects]
+    cells = [_compared_cell(comparison, index, "output_error", errors) for index in range(len(errors))]
+    table.add_row("output error against dense", "compressed", *cells)
+    trainings = [subject.report.recover for subject in comparison.subjects]
+    if any(trainings):
+        table.add_row("recovery", "compressed", *map(_training, trainings))
     return table
+
+
+def _training(training: Training | None) -> str:
+    """How the network was trained."""
+    if training is None:
+        return "none"
+    return training.kind if training.epochs is None else f"{training.epochs} epochs"
 
 
 def _compared_cell(comparison: compare.Comparison, index: int, name: str, values: list[float | None]) -> str:
@@ -60,7 +74,7 @@ def _compared_cell(comparison: compare.Comparison, index: int, name: str, values
     against = compare.to_first(name, value, values[0])
     if index == 0 or against is None:
         return number(value)
-    is_timed = name not in ("params", "macs", "bytes", "accuracy")
+    is_timed = name not in ("params", "macs", "bytes", "accuracy", "output_error")
     mark = " *" if is_timed and not comparison.is_comparable(comparison.subjects[index]) else ""
     return f"{number(value)} ({f'{against:+.4g}' if name == 'accuracy' else f'{against:.3f}x'}){mark}"
 

@@ -136,7 +136,10 @@ def comparison_to_json(comparison: Comparison) -> dict[str, Any]:
                     )
                     for side in ("dense", "compressed")
                     for name in _FIGURES
-                },
+                }
+                | {"compressed.output_error": to_first("output_error", output_error(subject), output_error(first))},
+                "output_error": output_error(subject),
+                "recover": asdict(subject.report.recover) if subject.report.recover else None,
             }
             for subject in comparison.subjects
         ],
@@ -161,6 +164,11 @@ def figure(figures: ModelFigures, name: str) -> float | None:
         return None if figures.latency_ms is None else figures.latency_ms.p50
     value: float | None = getattr(figures, name)
     return value
+
+
+def output_error(subject: Subject) -> float | None:
+    """||y - y_dense|| / ||y_dense|| of the compressed network in PyTorch, over the golden batch."""
+    return next((check.rel_l2 for check in subject.report.verification if check.stage == "factorized"), None)
 
 
 def to_first(name: str, value: float | None, first: float | None) -> float | None:

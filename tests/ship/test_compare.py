@@ -11,7 +11,7 @@ import pytest
 
 from kronexport import terminal_compare
 from kronexport.errors import BundleError, UserInputError
-from kronexport.records import LayerFigures, Report, TargetReport
+from kronexport.records import Check, LayerFigures, Report, TargetReport, Training
 from kronexport.ship.compare import compare, comparison_to_json
 from kronexport.ship.report_json import write_report_json
 from tests.conftest import TARGETS, Built, command
@@ -94,6 +94,24 @@ def test_layers_are_matched_by_name(pair: Callable[..., dict[str, Any]], tmp_pat
     (untimed,) = pair()["layers"]
     assert untimed["compared"]["A"]["us"] is None
     assert untimed["compared"]["A"]["to_first"]["us"] is None
+
+
+def test_the_error_of_outputs_and_the_training_are_compared(
+    pair: Callable[..., dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A line for the training only where one was trained."""
+    nearer = (Check("factorized", "dense", 0.1, 0.0625, None, None),)
+    trained = {"verification": nearer, "recover": Training("distillation", 256, labels=False, epochs=20)}
+    first, second = pair(**trained)["compared"]
+    assert (first["output_error"], second["output_error"]) == (0.125, 0.0625)
+    assert second["to_first"]["compressed.output_error"] == 0.5
+    assert (first["recover"], second["recover"]["epochs"]) == (None, 20)
+    terminal_compare.print_comparison(compare([tmp_path / "a.json", tmp_path / "b.json"]))
+    shown = capsys.readouterr().out.splitlines()
+    assert "0.0625 (0.500x)" in next(line for line in shown if "output error" in line)
+    assert "20 epochs" in next(line for line in shown if "recovery" in line)
+    terminal_compare.print_comparison(compare([tmp_path / "a.json", tmp_path / "a.json"]))
+    assert "recovery" not in capsys.readouterr().out
 
 
 # --- protocols ----------------------------------------------------------------------------------------------------
