@@ -17,7 +17,7 @@ from typing import Any
 import onnx_ir as ir
 
 from kronexport.backends import backend_on
-from kronexport.backends.profile import load_target
+from kronexport.backends.profile import TargetProfile, load_target
 from kronexport.config import BuildConfig, config_toml, load_config
 from kronexport.errors import (
     BundleError,
@@ -152,7 +152,7 @@ def build_targets(request: Request, progress: ProgressCallback) -> Outcome:
         if not reports:
             raise first_failure(failures)
         report = Report(config.model, reports)
-        publish(report, dense, config, output)
+        publish(report, dense, with_goals(config, planner, request.profiles), output)
     failures += missed_goals(report, allow_unmeasured=config.allow_unmeasured)
     return Outcome(report, output, first_failure(failures) if failures else None)
 
@@ -243,6 +243,14 @@ def planner_of(
     if any(map(planner.needs_scan, request.profiles)):
         scan.prefetch(progress)
     return planner
+
+
+def with_goals(config: BuildConfig, planner: Planner, profiles: Sequence[TargetProfile]) -> BuildConfig:
+    """``config`` with the goals that its targets were judged by, the default ones too; as it is where these differ."""
+    goals = {planner.goals_of(profile) for profile in profiles}
+    if len(goals) > 1:
+        return config
+    return config.model_copy(update={"goal": tuple(goal.expr for goal in goals.pop())})
 
 
 def publish(report: Report, dense: ir.Model, config: BuildConfig, output: OutputFolder) -> None:

@@ -6,19 +6,28 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pytest
 
 from kronexport import pipeline
+from kronexport.backends.profile import load_target
+from kronexport.config import BuildConfig
 from kronexport.errors import BundleError, GoalError, KronexportError, UserInputError, VerificationError
 from kronexport.measure.pair import PairFigures, SideFigures
+from kronexport.pipeline import with_goals
+from kronexport.plan.goals import parse_goal
 from kronexport.records import LatencyStats, Report, Speedup, TargetReport
 from kronexport.ship.report_json import read_report_json
 from kronexport.stages import measure as measure_stages
 from kronexport.stages.job import Job
 from kronexport.verify.outputs import run_onnx
 from tests.conftest import INPUT, SHORT, TARGETS, Built, Ended, command
+
+if TYPE_CHECKING:
+    from kronexport.plan.planner import Planner
 
 X86 = TARGETS[:2]
 BOARD = TARGETS[2]
@@ -223,3 +232,24 @@ def test_a_disk_that_fills_up_for_one_target_does_not_stop_the_others(
     assert ended.code == 1
     assert f"error: {X86[0]}: model.xml: No space left on device; free some space" in ended.err
     assert list(read_report_json(tmp_path / "out" / "report.json").targets) == [X86[1]]
+
+
+@pytest.mark.parametrize(
+    ("asked", "written"),
+    [
+        ({"cpu": ("macs<=0.5",), "rpi5": ("macs<=0.5",)}, ("macs<=0.5",)),
+        ({"cpu": (), "rpi5": ()}, ()),
+        ({"cpu": (), "rpi5": ("macs<=0.5",)}, ()),
+    ],
+    ids=["the default", "none", "a plan for one of them"],
+)
+def test_the_goals_that_all_targets_were_planned_for_are_written(
+    asked: dict[str, tuple[str, ...]], written: tuple[str, ...]
+) -> None:
+    """Where they differ a goal would be asked of the target that has none."""
+    profiles = [load_target(name) for name in asked]
+    goals = {
+        profile.name: tuple(map(parse_goal, goals)) for profile, goals in zip(profiles, asked.values(), strict=True)
+    }
+    planner = cast("Planner", SimpleNamespace(goals_of=lambda profile: goals[profile.name]))
+    assert with_goals(BuildConfig(model="net"), planner, profiles).goal == written
