@@ -210,7 +210,7 @@ class SitePlan:
     ``params`` and ``macs`` are those of the site as planned; ``rel_error`` = ||W - W^|| / ||W||, None where the plan
     was made without a look at the weight. ``float_steps``: its Convs, counted from 0, that int8 builds leave in float.
     ``dense_seconds`` and ``seconds``: what the layer took alone, dense and as planned, None where it was not timed;
-    they are no part of what is compared.
+    ``reason``: why it stays dense, where the planner knows. These three are no part of what is compared.
     """
 
     site: str
@@ -222,6 +222,7 @@ class SitePlan:
     float_steps: tuple[int, ...] = ()
     dense_seconds: float | None = field(default=None, compare=False)
     seconds: float | None = field(default=None, compare=False)
+    reason: str | None = field(default=None, compare=False)
 
 
 Basis = Literal["roofline", "measured", "mixed", "given"]
@@ -362,6 +363,7 @@ class LayerFigures:
     there is no such time. ``dense_params`` and ``dense_macs``: what the layer
     needs when dense; None in reports of earlier versions.
     ``float_steps``: the layer's Convs, counted from 0, that an int8 build left in float.
+    ``reason``: why it stays dense, None of a factorized one and where nobody knows; it is no part of what is compared.
     """
 
     site: str
@@ -377,6 +379,7 @@ class LayerFigures:
     float_steps: tuple[int, ...] = ()
     dense_params: int | None = None
     dense_macs: int | None = None
+    reason: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,7 @@ def plan_json(found: "DryRun") -> dict[str, Any]:
                     "params": choice.params,
                     "macs": choice.macs,
                     "rel_error": choice.rel_error,
+                    "reason": choice.reason,
                 }
                 for choice in plan.sites
             ]

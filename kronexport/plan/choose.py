@@ -112,14 +112,14 @@ def choose(
         raise GoalError(_reachable_together(survey, candidates, firm)) from error
 
 
-def dense_plan(survey: Survey, profile: TargetProfile) -> Plan:
-    """The plan that changes nothing."""
-    return Plan(profile.name, tuple(map(left_dense, survey.sites)), "roofline")
+def dense_plan(survey: Survey, profile: TargetProfile, reason: str | None = None) -> Plan:
+    """The plan that changes nothing; ``reason`` says why."""
+    return Plan(profile.name, tuple(left_dense(site, reason) for site in survey.sites), "roofline")
 
 
-def left_dense(site: Site) -> SitePlan:
-    """The site as it is."""
-    return SitePlan(site.name, None, DENSE, site.params, site.macs, 0.0)
+def left_dense(site: Site, reason: str | None = None) -> SitePlan:
+    """The site as it is; ``reason`` says why."""
+    return SitePlan(site.name, None, DENSE, site.params, site.macs, 0.0, reason=reason)
 
 
 def _reachable_together(survey: Survey, candidates: Sequence[Sequence[Candidate]], limits: Mapping[str, float]) -> str:

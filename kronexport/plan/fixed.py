@@ -46,7 +46,7 @@ def plan_around(
     if goals and rest.sites:
         others = make(rest, [_absolute(goal, survey) for goal in goals])
     else:
-        others = dense_plan(rest, profile)
+        others = dense_plan(rest, profile, "no goal asks for more than the factors that the model came with")
     choices = kept | {choice.site: choice for choice in others.sites}
     return replace(others, sites=tuple(choices[site.name] for site in survey.sites))
 

@@ -51,10 +51,14 @@ def _check_names(tables: Mapping[str, SiteTable], survey: Survey) -> None:
 
 def _choice(site: Site, table: SiteTable | None, fixed: Structure | None, form_of: FormOf) -> SitePlan:
     if table is None:
-        return left_dense(site) if fixed is None else keep(site, fixed, form_of)
+        return (
+            left_dense(site, "the plan that was given does not name it")
+            if fixed is None
+            else keep(site, fixed, form_of)
+        )
     if table.method == STAYS_DENSE:
         _check_dense(table)
-        return left_dense(site)
+        return left_dense(site, "the plan that was given says so")
     structure = table.structure
     if fixed is None:
         _check_structure(site, structure)

@@ -19,6 +19,7 @@ from kronexport.plan.guard import guarded_plan
 from kronexport.plan.in_context import PlanAt, goals_met, tuned_plan
 from kronexport.plan.measured import Clock, Menu, form_by_clock, measured_plan, with_times
 from kronexport.plan.pareto import pareto_front
+from kronexport.plan.reasons import with_reasons
 from kronexport.plan.rehearsal import Rehearsal
 from kronexport.records import FLOAT_BYTES, ParetoPoint, Plan, Precision, ProgressCallback, Structure, Survey
 
@@ -108,7 +109,7 @@ class Planner:
             plan = tuned_plan(plan_at, goals, instruments.rehearsal)
         if instruments:
             plan = self._guarded(plan, goals, instruments.rehearsal)
-        plan = self.with_float_steps(with_times(plan, menus), instruments)
+        plan = self.with_float_steps(with_reasons(with_times(plan, menus), menus), instruments)
         return replace(plan, notes=(model.note, *plan.notes), pareto=self._front(plan, menus))
 
     def _plan_at(

@@ -101,6 +101,7 @@ def layer_table(
                 float_steps=choice.float_steps,
                 dense_params=site.params,
                 dense_macs=site.macs,
+                reason=choice.reason,
             )
         )
     return tuple(rows)

@@ -53,6 +53,9 @@ def left(plan: Plan, saves: Mapping[str, float], most_dense: int = 9, *, meets: 
     assert all((choice.lowering == DENSE) == (choice.structure is None) for choice in found.sites)
     back = [choice.site for choice in plan.sites if choice.site not in found.structures]
     assert all(any(name in note for note in found.notes) for name in back)
+    reasons = {choice.site: choice.reason for choice in found.sites}
+    assert all("saves no time in the network" in str(reasons[name]) for name in back)
+    assert not any(reasons[name] for name in found.structures)
     return set(found.structures)
 
 

@@ -8,7 +8,7 @@ import pytest
 from kronexport.records import BatchFigures, Check, GoalResult, Report, Speedup
 from kronexport.ship.report_html import render_report_html, write_report_html
 from kronexport.ship.report_json import read_report_json, write_report_json
-from tests.ship.samples import HOSTILE_SITE, report, target_report, unmeasured_target
+from tests.ship.samples import HOSTILE_SITE, LAYER, report, target_report, unmeasured_target
 
 VOID_TAGS = {"meta", "br", "link", "img", "hr", "input"}
 
@@ -90,6 +90,15 @@ def test_page_holds_the_figures_of_the_report() -> None:
         "python x86-onnxruntime/run.py check",
     ):
         assert figure in text, figure
+
+
+def test_a_layer_that_stays_dense_says_why() -> None:
+    """In a table of its own, which is not there where nobody knows."""
+    dense = replace(LAYER, site="head", method="dense", reason="dense is the fastest")
+    assert "Layers that stay dense Site Reason head dense is the fastest" in text_of(
+        render_report_html(report(layers=(LAYER, dense)))
+    )
+    assert "Layers that stay dense" not in text_of(render_report_html(report()))
 
 
 def test_names_given_by_the_user_cannot_become_markup() -> None:

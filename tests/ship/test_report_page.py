@@ -41,6 +41,7 @@ def layer(index: int) -> LayerFigures:
         us=None if index == 3 else dense / (1 + index % 4),
         dense_params=params * 3,
         dense_macs=params * 2352,
+        reason="dense is the fastest: the best other form (timed) runs 0.93x as fast" if index % 5 == 0 else None,
     )
 
 
