@@ -50,7 +50,7 @@ def test_a_block_computes_the_golden_outputs(title: str, built: Built, tmp_path:
 
 def test_the_commands_of_the_page_are_those_of_run_py(built: Built, tmp_path: Path) -> None:
     bundle = shutil.copytree(built.folder / "x86-onnxruntime", tmp_path / "bundle")
-    commands = re.findall(r"^ {4}python run\.py (\w+)", PAGE, re.MULTILINE)
+    commands = re.findall(r"^python run\.py (\w+)", PAGE, re.MULTILINE)
     assert commands == ["check", "infer"]
     for name in commands:
         done = subprocess.run(
