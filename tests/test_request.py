@@ -118,6 +118,8 @@ class Elsewhere:
 
     found: dict[str, Any]
     place: str = "me@pi"
+    width: int = 1
+    notes: tuple[str, ...] = ()
 
     def environment(self, _runtime: str) -> dict[str, Any]:
         return self.found

@@ -84,6 +84,14 @@ class TrtMachine:
     def place(self) -> str:
         return self.host.place
 
+    @property
+    def width(self) -> int:
+        return self.host.width
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.host.notes
+
     def environment(self, runtime: str) -> Result:
         return self.about if runtime == RUNTIME else self.host.environment(runtime)
 

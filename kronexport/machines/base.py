@@ -16,6 +16,16 @@ class Machine(Protocol):
         """What it is called in messages and reports, such as ``here`` or ``me@orin``."""
         ...
 
+    @property
+    def width(self) -> int:
+        """Jobs that it runs at once; above 1 only where each has a device of its own. Then threads may call it."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of its figures has to know of it besides its environment."""
+        ...
+
     def run_agent(self, job: dict[str, Any], *, timeout_seconds: float) -> dict[str, Any]:
         """The result of ``job`` (keys: ``agent.run_job``), run by a fresh interpreter without kronexport.
 

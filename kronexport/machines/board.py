@@ -49,6 +49,14 @@ class Board:
     def place(self) -> str:
         return self.address.place
 
+    @property
+    def width(self) -> int:
+        return 1
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return ()
+
     def run_agent(self, job: dict[str, Any], *, timeout_seconds: float) -> dict[str, Any]:
         return self._attempted(lambda session: session.run(job, timeout_seconds))
 

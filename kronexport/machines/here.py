@@ -24,6 +24,8 @@ class Here:
     """See ``Host``."""
 
     place: str = "here"
+    width: int = 1
+    notes: tuple[str, ...] = ()
 
     def run_agent(self, job: dict[str, Any], *, timeout_seconds: float) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(prefix="kronexport-agent-") as name:

@@ -151,7 +151,7 @@ class Session:
 
         The agent is one of the files.
         """
-        there, files = _relocated(job, self.folder)
+        there, files = relocated(job, self.folder)
         files = {self._agent: Path(agent.__file__), **files}
         kept = {PLACE, *(path.removeprefix(f"{self.folder}/").split("/")[0] for path in files)}
         free = self._asked({"do": "keep", "names": sorted(kept)}, _ANSWER_SECONDS)["free"]
@@ -232,7 +232,7 @@ def _holder(holder: Mapping[str, Any]) -> str:
     return f" by {holder['owner']} since {since} (process {holder['pid']} there)"
 
 
-def _relocated(job: dict[str, Any], folder: str) -> tuple[dict[str, Any], dict[str, Path]]:
+def relocated(job: dict[str, Any], folder: str) -> tuple[dict[str, Any], dict[str, Path]]:
     """The job with paths below ``folder`` on the board, and by these the files here that have to be there.
 
     A file has a folder of its own, named by its name and content: what is there already need not be sent again.

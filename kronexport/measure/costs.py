@@ -8,34 +8,25 @@ equally fast at all times, so what is carried over from one batch to another is 
 with dense's floor, the median of these inferences, from the batch that was timed first.
 """
 
-import itertools
+import shutil
 import tempfile
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
-
-import onnx_ir as ir
 
 from kronexport.backends.profile import TargetProfile
 from kronexport.errors import KronexportError
 from kronexport.machines.base import Machine
 from kronexport.machines.here import HERE
-from kronexport.measure.micro import Trial, micro_key, micro_model
-from kronexport.measure.race import Raced, RaceResult, RaceTiming, settled_race
+from kronexport.measure.batches import Batch, Timed, fitting
+from kronexport.measure.lanes import lanes
+from kronexport.measure.micro import Trial
+from kronexport.measure.race import RaceResult, RaceTiming, settled_race
 from kronexport.measure.setting import Setting
 from kronexport.measure.store import Conditions, MeasurementStore, StoredTime, conditions_of
 from kronexport.measure.work import MeasuredCost, work_of
 from kronexport.records import Precision, ProgressCallback
-
-BATCH: Final = 12
-"""Models that are open at once, the dense one included; what Ctrl-C may cost."""
-OPEN_BYTES: Final = 1024**3
-"""Of the images that they read and write: a runtime keeps them, and layers of large images would fill the memory."""
-
-
-_ELEMENT_BYTES: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,45 +100,16 @@ def measure_forms(
         UserInputError: Nothing can be timed on this runtime, or the threads are not positive.
     """
     conditions = conditions_of(profile.backend, threads, precision, timing, machine=machine)
-    models = {trial: _Model.of(trial, profile.opset, precision) for trial in trials}
+    models = {trial: Timed.of(trial, profile.opset, precision) for trial in trials}
     total = len({model.pair for model in models.values()})
     campaign = _Campaign(profile, conditions, store, machine)
     campaign.describe(models.values())
-    while (missing := campaign.missing(models.values())) and not time_is_up():
-        progress("measure", total - len(missing), total)
-        reference = next(iter(missing.values())).dense
-        forms = [model for model in missing.values() if model.reference == reference.key and model.key != reference.key]
-        campaign.race(reference, _fitting(forms))
+    with tempfile.TemporaryDirectory(prefix="kronexport-forms-") as folder:
+        missing = campaign.run(
+            models.values(), Path(folder), time_is_up, lambda left: progress("measure", total - left, total)
+        )
     progress("measure", total, total)
     return campaign.found(models, missing)
-
-
-@dataclass(frozen=True, slots=True)
-class _Model:
-    """A trial by what its time is stored under. The reference is the same layer left dense."""
-
-    trial: Trial
-    key: str
-    reference: str
-
-    @classmethod
-    def of(cls, trial: Trial, opset: int, precision: Precision) -> "_Model":
-        return cls(trial, micro_key(trial, opset, precision), micro_key(trial.dense, opset, precision))
-
-    @property
-    def pair(self) -> tuple[str, str]:
-        return self.key, self.reference
-
-    @property
-    def dense(self) -> "_Model":
-        return _Model(self.trial.dense, self.reference, self.reference)
-
-
-def _fitting(forms: Sequence[_Model]) -> Sequence[_Model]:
-    """As many of the first as may be open at once, at least one."""
-    sizes = [_ELEMENT_BYTES * work_of(model.trial.form, model.trial.batch).moved for model in forms[: BATCH - 1]]
-    fit = sum(1 for total in itertools.accumulate(sizes) if total <= OPEN_BYTES)
-    return forms[: max(1, fit)]
 
 
 @dataclass(slots=True)
@@ -155,6 +117,7 @@ class _Campaign:
     """One call of ``measure_forms``.
 
     ``lost``: by pair, why the process that timed it was lost. It isn't stored: memory may only have run out this once.
+    ``suspects``: pairs of a batch whose process was lost, which race alone to find the one that is to blame.
     """
 
     profile: TargetProfile
@@ -162,8 +125,42 @@ class _Campaign:
     store: MeasurementStore
     machine: Machine
     lost: dict[tuple[str, str], str] = field(default_factory=dict)
+    suspects: set[tuple[str, str]] = field(default_factory=set)
 
-    def describe(self, models: Iterable[_Model]) -> None:
+    def run(
+        self, models: Collection[Timed], folder: Path, time_is_up: Callable[[], bool], tell: Callable[[int], None]
+    ) -> dict[tuple[str, str], Timed]:
+        """Time the missing ``models``, those of as many layers at once as the machine is wide.
+
+        Batches of one layer run one after the other, so that its dense time is always that of the same batch.
+
+        Args:
+            models: what is wanted.
+            folder: for the files of batches.
+            time_is_up: asked before each batch.
+            tell: told how many are missing.
+
+        Returns:
+            What is still missing since time was up.
+        """
+        running: dict[Future[RaceResult], Batch] = {}
+        with lanes(self.machine.width) as pool:
+            while True:
+                missing = self.missing(models)
+                if missing:
+                    tell(len(missing))
+                while len(running) < self.machine.width:
+                    wanted = self.next_batch(missing, {batch.layer for batch in running.values()})
+                    if not wanted or time_is_up():
+                        break
+                    batch = Batch.written(wanted, self.profile.opset, self.conditions.precision, folder)
+                    running[pool.submit(self.raced, batch)] = batch
+                if not running:
+                    return missing
+                for done in wait(running, return_when=FIRST_COMPLETED).done:
+                    self.learn(running.pop(done), done)
+
+    def describe(self, models: Iterable[Timed]) -> None:
         """Keep what each model does beside its time, for fits to come."""
         known = self.store.work()
         wanted = {each.key: each.trial for model in models for each in (model, model.dense)}
@@ -171,30 +168,47 @@ class _Campaign:
         if new:
             self.store.describe(new)
 
-    def missing(self, models: Iterable[_Model]) -> dict[tuple[str, str], _Model]:
+    def missing(self, models: Iterable[Timed]) -> dict[tuple[str, str], Timed]:
         """The models, each once, of which nothing is known; another process may have measured some meanwhile."""
         times, failures = self.store.times(self.conditions), self.store.failures(self.conditions)
 
-        def is_known(model: _Model) -> bool:
+        def is_known(model: Timed) -> bool:
             timed = model.pair in times and model.dense.pair in times
             return timed or model.key in failures or not self.lost.keys().isdisjoint((model.pair, model.dense.pair))
 
         return {model.pair: model for model in models if not is_known(model)}
 
-    def race(self, reference: _Model, forms: Sequence[_Model]) -> None:
-        """Time ``forms`` and keep what came out; where the process is lost, find out by whom."""
-        names = {f"{index}: {model.trial}": model for index, model in enumerate([reference, *forms])}
+    def next_batch(self, missing: Mapping[tuple[str, str], Timed], busy: Container[str]) -> list[Timed]:
+        """The next models of a layer that is not ``busy``, dense first; none if there is nothing left to begin."""
+        first = next((model for model in missing.values() if model.reference not in busy), None)
+        if first is None:
+            return []
+        reference = first.dense
+        if reference.pair in self.suspects and reference.pair not in self.store.times(self.conditions):
+            return [reference]
+        forms = [model for model in missing.values() if model.reference == reference.key and model.key != reference.key]
+        cleared = [model for model in forms if model.pair not in self.suspects]
+        return [reference, *(fitting(cleared) if cleared else forms[:1])]
+
+    def learn(self, batch: Batch, done: Future[RaceResult]) -> None:
+        """Keep what came out; where the process was lost, those of the batch are raced one by one."""
         try:
-            result = self._raced(names)
+            result = done.result()
         except KronexportError as error:
             if type(error) is not KronexportError:  # the user's to mend, whatever form is timed
                 raise
-            self._after_loss(reference, forms, str(error))
+            blamed = batch.models[-1].pair
+            if len(batch.models) == 1 or (len(batch.models) == 2 and blamed in self.suspects):  # noqa: PLR2004  dense, it
+                self.lost[blamed] = str(error)
+            self.suspects |= {model.pair for model in batch.models}
             return
-        times = [_stored(names[name], raced) for name, raced in result.raced.items()]
-        self.store.keep(self.conditions, times, {names[name].key: why for name, why in result.failed.items()})
+        finally:
+            shutil.rmtree(batch.folder)
+        named = batch.named
+        times = [StoredTime.of(*named[name].pair, raced) for name, raced in result.raced.items()]
+        self.store.keep(self.conditions, times, {named[name].key: why for name, why in result.failed.items()})
 
-    def found(self, models: Mapping[Trial, _Model], missing: Container[tuple[str, str]]) -> FormTimes:
+    def found(self, models: Mapping[Trial, Timed], missing: Container[tuple[str, str]]) -> FormTimes:
         """What has become of each; nothing is known of the missing."""
         times, failures = self.store.times(self.conditions), self.store.failures(self.conditions)
         lost = {**failures, **{key: reason for (key, _), reason in self.lost.items()}}
@@ -208,45 +222,12 @@ class _Campaign:
                 result.set_aside[trial] = lost.get(model.key) or lost[model.reference]
         return result
 
-    def _raced(self, models: Mapping[str, _Model]) -> RaceResult:
-        trials = [model.trial for model in models.values()]
-        setting = Setting(self.profile.backend, self.conditions.threads, trials[0].input, machine=self.machine)
-        with tempfile.TemporaryDirectory(prefix="kronexport-forms-") as folder:
-            paths = {name: Path(folder, f"{index}.onnx") for index, name in enumerate(models)}
-            for trial, path in zip(trials, paths.values(), strict=True):
-                ir.save(micro_model(trial, self.profile.opset, self.conditions.precision), path)
-            return settled_race(paths, setting, self.conditions.timing)
-
-    def _after_loss(self, reference: _Model, forms: Sequence[_Model], reason: str) -> None:
-        if not forms:
-            self.lost[reference.pair] = reason
-            return
-        if reference.pair not in self.store.times(self.conditions):
-            self.race(reference, [])
-        if reference.pair in self.lost:
-            return
-        if len(forms) == 1:
-            self.lost[forms[0].pair] = reason
-        else:
-            for form in forms:
-                self.race(reference, [form])
+    def raced(self, batch: Batch) -> RaceResult:
+        """What ``settled_race`` says of it."""
+        spec = batch.models[0].trial.input
+        setting = Setting(self.profile.backend, self.conditions.threads, spec, machine=self.machine)
+        return settled_race(batch.paths, setting, self.conditions.timing)
 
 
 def _seconds(times: Mapping[tuple[str, str], StoredTime], model: str, reference: str) -> float:
     return times[reference, reference].floor / times[model, reference].speedup
-
-
-def _stored(model: _Model, raced: Raced) -> StoredTime:
-    latency = raced.latency_ms
-    return StoredTime(
-        model=model.key,
-        reference=model.reference,
-        speedup=raced.speedup,
-        floor=raced.floor_ms / 1000,
-        p50=latency.p50 / 1000,
-        mean=latency.mean / 1000,
-        std=latency.std / 1000,
-        n=latency.n,
-        rounds=raced.rounds,
-        measured=datetime.now(UTC).isoformat(timespec="seconds"),
-    )

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Final
+from typing import Any, Final
 
 from kronexport.measure.latency import LOAD_ALLOWANCE_SECONDS
 from kronexport.measure.setting import Setting, Timing
@@ -67,7 +67,11 @@ def race_models(models: Mapping[str, Path], setting: Setting, timing: RaceTiming
     """
     job = setting.job("race", models) | asdict(timing)
     timeout = LOAD_ALLOWANCE_SECONDS + 3 * len(models) * (timing.warmup_seconds + timing.seconds)
-    result = setting.machine.run_agent(job, timeout_seconds=timeout)
+    return race_result(setting.machine.run_agent(job, timeout_seconds=timeout))
+
+
+def race_result(result: Mapping[str, Any]) -> RaceResult:
+    """What an agent's result of the task ``race`` says."""
     speedups = {name: value["median"] for name, value in result["speedups"].items()}
     return RaceResult(
         raced={

@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, astuple, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -21,7 +22,7 @@ from kronexport.backends.profile import BackendName
 from kronexport.cache import store_path, warn_unwritable
 from kronexport.machines.base import Machine
 from kronexport.machines.here import HERE
-from kronexport.measure.race import RaceTiming
+from kronexport.measure.race import Raced, RaceTiming
 from kronexport.measure.work import WORK_VERSION, Work, read_work, work_text
 from kronexport.records import Precision
 
@@ -98,7 +99,13 @@ def conditions_of(
         MissingRuntimeError: the machine does not have the runtime.
         UserInputError: nothing can be timed on this runtime.
     """
-    found = machine.environment(runtime)
+    return conditions_in(machine.environment(runtime), runtime, threads, precision, timing)
+
+
+def conditions_in(
+    found: Mapping[str, Any], runtime: BackendName, threads: int, precision: Precision, timing: RaceTiming | None = None
+) -> Conditions:
+    """As ``conditions_of`` a machine that tells ``found`` of itself (``agent.machine_environment``)."""
     return Conditions(
         cpu=found["cpu_model"],
         machine=found["machine"],
@@ -132,6 +139,23 @@ class StoredTime:
     n: int
     rounds: int
     measured: str
+
+    @classmethod
+    def of(cls, model: str, reference: str, raced: Raced) -> Self:
+        """What came of a race, now."""
+        latency = raced.latency_ms
+        return cls(
+            model=model,
+            reference=reference,
+            speedup=raced.speedup,
+            floor=raced.floor_ms / 1000,
+            p50=latency.p50 / 1000,
+            mean=latency.mean / 1000,
+            std=latency.std / 1000,
+            n=latency.n,
+            rounds=raced.rounds,
+            measured=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
 
 
 class MeasurementStore:

@@ -11,8 +11,9 @@ from kronexport.backends.profile import TargetProfile, load_target
 from kronexport.errors import KronexportError, MissingRuntimeError
 from kronexport.factorize.gkpd import gkpd_structure
 from kronexport.lower.forms import generate_forms
-from kronexport.measure import costs
-from kronexport.measure.costs import BATCH, FormTimes, measure_forms, measured_costs
+from kronexport.measure import batches, costs
+from kronexport.measure.batches import BATCH
+from kronexport.measure.costs import FormTimes, measure_forms, measured_costs
 from kronexport.measure.micro import Trial, micro_key
 from kronexport.measure.race import Raced, RaceResult, RaceTiming
 from kronexport.measure.setting import Setting
@@ -144,11 +145,11 @@ def test_large_images_are_open_a_few_at_a_time(
 ) -> None:
     """As many forms as fit into the memory that is allowed, one if none does; all are timed."""
     sizes = [4 * work_of(trial.form, 1).moved for trial in SMALL[1:]]
-    monkeypatch.setattr(costs, "OPEN_BYTES", sizes[0] + sizes[1])
+    monkeypatch.setattr(batches, "OPEN_BYTES", sizes[0] + sizes[1])
     assert len(measured(SMALL, store).seconds) == len({*SMALL})
     assert len(races.batches[0]) == 3
     races.batches.clear()
-    monkeypatch.setattr(costs, "OPEN_BYTES", 1)
+    monkeypatch.setattr(batches, "OPEN_BYTES", 1)
     measured(LARGE, store)
     assert {len(batch) for batch in races.batches} == {2}
 
