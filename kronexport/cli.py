@@ -17,7 +17,7 @@ import typer
 from kronexport import __version__, options
 from kronexport.errors import KronexportError, UserInputError, as_failure
 from kronexport.files import stdout_to_stderr
-from kronexport.subcommands import cache_app, print_json_or, targets_app
+from kronexport.subcommands import cache_app, farm_app, print_json_or, targets_app
 
 if TYPE_CHECKING:
     from kronexport.config import BuildConfig
@@ -33,6 +33,7 @@ app = typer.Typer(
 )
 app.add_typer(targets_app, name="targets")
 app.add_typer(cache_app, name="cache")
+app.add_typer(farm_app, name="farm")
 
 _STOPPED = {130: "interrupted", 143: "terminated"}
 """Exit codes of Ctrl-C and of SIGTERM, which ``timeout`` and systems send: both clean up."""
@@ -81,6 +82,7 @@ def build(
     time_budget: options.TimeBudget = None,
     device: options.Device = None,
     device_python: options.DevicePython = None,
+    farm: options.Farm = None,
     out: Annotated[Path | None, typer.Option(help="Output folder; default: kronexport-out/")] = None,
     config: options.Config = None,
     set_: options.Set = None,
@@ -115,6 +117,7 @@ def build(
         "time_budget": time_budget,
         "device": device,
         "device_python": device_python,
+        "farm": farm,
         "out": out,
         "allow_unmeasured": allow_unmeasured or None,
         "allow_fallback": allow_fallback or None,
@@ -156,6 +159,7 @@ def plan(
     time_budget: options.TimeBudget = None,
     device: options.Device = None,
     device_python: options.DevicePython = None,
+    farm: options.Farm = None,
     out: Annotated[
         Path | None, typer.Option(help="Write the plan to this file, for build --plan; one target at a time.")
     ] = None,
@@ -178,6 +182,7 @@ def plan(
         "time_budget": time_budget,
         "device": device,
         "device_python": device_python,
+        "farm": farm,
     }
     resolved = _resolved(config, flags, set_)
     from kronexport import pipeline, terminal_progress  # noqa: PLC0415  loads torch
@@ -196,15 +201,20 @@ def bench(
     threads: options.Threads = None,
     seconds: Annotated[float, typer.Option(help="Timed seconds for each network.")] = 5.0,
     rounds: Annotated[int, typer.Option(help="Interleaved rounds.")] = 20,
+    farm: options.Farm = None,
     *,
     as_json: options.Json = False,
 ) -> None:
     """Time a bundle again, interleaved with its dense network."""
     from kronexport import terminal  # noqa: PLC0415  loads rich
+    from kronexport.farm.access import boards_at  # noqa: PLC0415  loads numpy, and dask where there is a farm
     from kronexport.measure.setting import Timing  # noqa: PLC0415  loads numpy
     from kronexport.ship.rebench import bench_bundle  # noqa: PLC0415  loads numpy
 
-    result = bench_bundle(bundle, against=against, threads=threads, timing=Timing(seconds, rounds))
+    with boards_at(farm) as machine_of:
+        result = bench_bundle(
+            bundle, against=against, threads=threads, timing=Timing(seconds, rounds), elsewhere=machine_of
+        )
     print_json_or(as_json, dataclasses.asdict(result), lambda: terminal.print_bench(result))
 
 

@@ -55,6 +55,16 @@ def _checked_device(text: str) -> str:
 Device = Annotated[str, AfterValidator(_checked_device)]
 
 
+def _checked_farm(text: str) -> str:
+    if re.fullmatch(r"(tcp|tls)://[^\s/]+:\d{1,5}", text) is None:
+        raise ValueError("expected tcp://HOST:PORT or tls://HOST:PORT, as dask scheduler prints it")
+    return text
+
+
+FarmAddress = Annotated[str, AfterValidator(_checked_farm)]
+"""Of a scheduler, as the user wrote it."""
+
+
 def _checked_batches(text: str) -> str:
     BatchRange.parse(text)
     return text
@@ -127,6 +137,7 @@ class BuildConfig(BaseModel):
     time_budget: Duration | None = Field(None, description="for timing forms: 90s, 10m, 1h; default: no limit")
     device: Device | None = Field(None, description="the target itself: ssh://[user@]host[:port]")
     device_python: str = Field("python3", min_length=1, description="there, with numpy and the runtime")
+    farm: FarmAddress | None = Field(None, description="boards that the targets are, tcp://scheduler:8786")
     allow_unmeasured: bool = Field(default=False, description="exit 0 where a goal cannot be measured")
     allow_fallback: bool = Field(default=False, description="let nodes be that run in another precision than asked")
     out: Path = Field(Path("kronexport-out"), description="output folder")

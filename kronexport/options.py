@@ -36,4 +36,11 @@ Device = Annotated[
 DevicePython = Annotated[
     str | None, typer.Option(help="Python of the board, with numpy and the runtime; default: python3")
 ]
+Farm = Annotated[
+    str | None,
+    typer.Option(
+        help="A farm that has boards of the target: tcp://scheduler:8786; it is planned and measured there.",
+        metavar="ADDRESS",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]

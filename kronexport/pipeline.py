@@ -44,6 +44,7 @@ from kronexport.request import (
     check_batches,
     check_plan_out,
     check_request,
+    farm_of,
     instruments_for,
     threads_of,
 )
@@ -111,8 +112,8 @@ def run(config: BuildConfig, progress: ProgressCallback = silent) -> Outcome:
         BoardError: the board cannot be reached, or is in use; nothing was written.
         KronexportError: no target could be built: an earlier output is as it was.
     """
-    with board_of(config) as board:
-        return build_targets(check_request(config, board), progress)
+    with farm_of(config) as farm, board_of(config) as board:
+        return build_targets(check_request(config, board, farm), progress)
 
 
 def build_targets(request: Request, progress: ProgressCallback) -> Outcome:
@@ -165,8 +166,8 @@ def dry_run(config: BuildConfig, progress: ProgressCallback = silent, out: Path 
         MissingRuntimeError: a runtime is not installed.
         GoalError: no plan meets the goals.
     """
-    with board_of(config) as board:
-        request = check_request(config, board)
+    with farm_of(config) as farm, board_of(config) as board:
+        request = check_request(config, board, farm)
         if out is not None:
             check_plan_out(out, request.profiles)
         project, fixed = survey_stage(config)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kronexport.asked import read_asked
 from kronexport.backends import BACKENDS, require_runtime
@@ -15,6 +16,7 @@ from kronexport.backends.tensorrt import is_board
 from kronexport.backends.trt_machine import TrtMachine
 from kronexport.config import BuildConfig, duration_seconds
 from kronexport.errors import UserInputError, named
+from kronexport.farm.access import opened
 from kronexport.machines.address import Address
 from kronexport.machines.base import Host, Machine
 from kronexport.machines.board import Board
@@ -32,6 +34,10 @@ from kronexport.plan.planner import Instruments, InstrumentsOf
 from kronexport.plan.rehearsal import REHEARSAL, Rehearsal
 from kronexport.records import ProgressCallback, Survey
 from kronexport.survey.project import Project
+
+if TYPE_CHECKING:
+    from kronexport.farm.farm import Farm
+    from kronexport.farm.fleet import Fleet
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +66,27 @@ def board_of(config: BuildConfig) -> Iterator[Board | None]:
         yield board
 
 
-def check_request(config: BuildConfig, board: Board | None = None) -> Request:
+@contextmanager
+def farm_of(config: BuildConfig) -> Iterator["Farm | None"]:
+    """The farm of ``--farm``; what still runs there when it is left is cancelled.
+
+    Raises:
+        UserInputError: there is a ``--device``, too.
+        MissingRuntimeError: dask is not installed, or another release than the scheduler's.
+        BoardError: there is no scheduler.
+    """
+    if config.farm is not None and config.device is not None:
+        raise UserInputError(f"--farm {config.farm}: there is --device {config.device}, too; give one of them")
+    with opened(config.farm) as farm:
+        yield farm
+
+
+def check_request(config: BuildConfig, board: Board | None = None, farm: "Farm | None" = None) -> Request:
     """All that can be refused before any work.
 
     Raises:
-        UserInputError: a goal, a target, the precision or the plan is wrong, or the board is not the target.
+        UserInputError: a goal, a target, the precision or the plan is wrong, or the board is not the target, or the
+            farm has none of it.
         MissingRuntimeError: a runtime is not installed, here or on the board.
         BoardError: the board cannot be reached, or is in use.
     """
@@ -79,6 +101,9 @@ def check_request(config: BuildConfig, board: Board | None = None) -> Request:
     if board is not None:
         runtimes |= board_runtimes(profiles, board)
     machines = {profile.name: served_by(profile, board) for profile in profiles}
+    for profile, fleet in fleets_of(config, profiles, farm):
+        machines[profile.name] = fleet
+        runtimes[profile.name] = fleet.environment(profile.backend)["runtime_version"]
     return Request(config, profiles, runtimes, machines, asked.goals, plan)
 
 
@@ -91,6 +116,34 @@ def served_by(profile: TargetProfile, board: Host | None) -> Machine | None:
         return HERE if profile.measured_here else board
     host = HERE if board is None and is_board(profile) else board
     return None if host is None else TrtMachine.of(host)
+
+
+def fleets_of(
+    config: BuildConfig, profiles: Sequence[TargetProfile], farm: "Farm | None"
+) -> list[tuple[TargetProfile, "Fleet"]]:
+    """The targets that the farm has boards of, with these; a target that is whatever machine builds may have none.
+
+    Raises:
+        UserInputError: it has none of a target that is a device, or of any target.
+        BoardError: none of those that it has can be used.
+    """
+    if farm is None:
+        return []
+    from kronexport.farm.fleet import Fleet, Terms  # noqa: PLC0415  needs the extra "farm"
+
+    there = {seen.profile for seen in farm.seen()}
+    without = [profile for profile in profiles if profile.name not in there]
+    if len(without) == len(profiles) or any(not profile.measured_here for profile in without):
+        raise UserInputError(
+            f"--farm {farm.address}: it has no board {', '.join(profile.name for profile in without)}, but "
+            f"{', '.join(sorted(there)) or 'none at all'}; start one by: kronexport farm worker"
+        )
+    terms = [
+        Terms(profile, threads_of(config, profile), config.precision, race_timing(config))
+        for profile in profiles
+        if profile.name in there
+    ]
+    return [(each.profile, Fleet(farm, each)) for each in terms]
 
 
 def board_runtimes(profiles: Sequence[TargetProfile], board: Machine) -> dict[str, str]:

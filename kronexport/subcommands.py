@@ -1,4 +1,4 @@
-"""``kronexport targets`` and ``kronexport cache``, and how every command prints its result."""
+"""``kronexport targets``, ``cache`` and ``farm``, and how every command prints its result."""
 
 import dataclasses
 import json
@@ -11,9 +11,12 @@ from kronexport import options
 
 if TYPE_CHECKING:
     from kronexport.backends.profile import TargetProfile
+    from kronexport.farm.status import BoardStatus
 
 targets_app = typer.Typer(help="The devices that can be built for.", no_args_is_help=True)
 cache_app = typer.Typer(help="What is kept between runs, so that it is computed once.", no_args_is_help=True)
+
+farm_app = typer.Typer(help="Boards that a scheduler of dask.distributed shares out.", no_args_is_help=True)
 
 
 @targets_app.command("list")
@@ -67,6 +70,42 @@ def cache_clean(*, as_json: options.Json = False) -> None:
     print_json_or(as_json, dataclasses.asdict(gone), lambda: typer.echo(text))
 
 
+@farm_app.command("worker")
+def farm_worker(
+    farm: Annotated[str, typer.Option(help="The scheduler: tcp://HOST:8786", metavar="ADDRESS")],
+    board: Annotated[str, typer.Option(help="The target that the board is.", metavar="TARGET")],
+    device: Annotated[
+        str | None, typer.Option(help="The board, ssh://[user@]host[:port]; default: this machine.")
+    ] = None,
+    device_python: options.DevicePython = None,
+) -> None:
+    """Serve a farm with one board, one job at a time, until it is interrupted."""
+    from kronexport.farm import require_dask  # noqa: PLC0415  only the farm's commands need dask
+
+    require_dask()
+    from kronexport.farm.jobs import BoardSpec  # noqa: PLC0415  loads dask
+    from kronexport.farm.worker import serve  # noqa: PLC0415  loads dask
+
+    spec = BoardSpec(board, device) if device_python is None else BoardSpec(board, device, device_python)
+    serve(farm, spec, tell=lambda text: typer.echo(text, err=True))
+
+
+@farm_app.command("status")
+def farm_status(
+    farm: Annotated[str, typer.Option(help="The scheduler: tcp://HOST:8786", metavar="ADDRESS")],
+    *,
+    as_json: options.Json = False,
+) -> None:
+    """The farm's boards, and what became of each."""
+    from kronexport.farm import require_dask  # noqa: PLC0415  only the farm's commands need dask
+
+    require_dask()
+    from kronexport.farm.status import farm_status as status_of  # noqa: PLC0415  loads dask
+
+    boards = status_of(farm)
+    print_json_or(as_json, [dataclasses.asdict(one) for one in boards], lambda: _print_farm(boards))
+
+
 def print_json_or(as_json: bool, data: Any, print_text: Callable[[], None]) -> None:  # noqa: FBT001  the flag itself
     """``data`` as JSON on stdout, or what ``print_text`` makes of it."""
     if as_json:
@@ -80,3 +119,16 @@ def _print_targets(profiles: list["TargetProfile"]) -> None:
         names = ", ".join((profile.name, *profile.aliases))
         variants = "".join(f", @{variant}" for variant in profile.variants)
         typer.echo(f"{names:40} {profile.backend:12} {profile.description}{variants}")
+
+
+def _print_farm(boards: "list[BoardStatus]") -> None:
+    if not boards:
+        typer.echo("no boards: start one by: kronexport farm worker --farm ADDRESS --board TARGET")
+        return
+    line = "{:40} {:20} {:12} {:>4}  {:>12}"
+    typer.echo(line.format("worker", "board", "state", "jobs", "reference ms"))
+    for one in boards:
+        reference = "-" if one.reference_ms is None else f"{one.reference_ms:.3f}"
+        typer.echo(line.format(one.worker, one.board, one.state, one.jobs, reference))
+        if one.reason:
+            typer.echo(f"    {one.reason}")

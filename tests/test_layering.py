@@ -21,6 +21,7 @@ ORDER = (
     "backends",
     "verify",
     "measure",
+    "farm",
     "plan",
     "ship",
     "stages",

@@ -110,7 +110,8 @@ class Planner:
         if instruments:
             plan = self._guarded(plan, goals, instruments.rehearsal)
         plan = self.with_float_steps(with_reasons(with_times(plan, menus), menus), instruments)
-        return replace(plan, notes=(model.note, *plan.notes), pareto=self._front(plan, menus))
+        of_machine = instruments.rehearsal.setting.machine.notes if instruments else ()
+        return replace(plan, notes=(model.note, *plan.notes, *of_machine), pareto=self._front(plan, menus))
 
     def _plan_at(
         self, profile: TargetProfile, goals: Sequence[Goal], menus: Sequence[Menu], instruments: Instruments | None

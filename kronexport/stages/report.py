@@ -114,7 +114,8 @@ def device_notes(job: Job, network: Network) -> tuple[str, ...]:
         device = found["board"] or found["cpu_model"] or found["machine"]
         place = "this machine" if job.machine.place == HERE.place else job.machine.place
         there = f"{place} ({device}, {job.profile.backend} {found['runtime_version']})"
-        return (f"the engine was verified and measured on {there}",)
+        said = [note for note in job.machine.notes if note not in network.plan.notes]
+        return (f"the engine was verified and measured on {there}", *said)
     here = f"{job.profile.backend} {job.runtime} on {platform.machine()}"
     return (f"the engine was verified in {here}, not on the device; run there: python run.py check",)
 

@@ -12,6 +12,7 @@ from kronexport.config import BuildConfig
 from kronexport.export.factors_file import save_compressed
 from kronexport.export.onnx_export import save_model
 from kronexport.files import write_text_aside
+from kronexport.machines.here import HERE
 from kronexport.plan.plan_file import plan_toml
 from kronexport.ship.bundle import write_bundle
 from kronexport.ship.golden import Golden
@@ -82,6 +83,7 @@ def rebuild_command(job: Job) -> str:
         "threads": str(job.threads),
         "time-budget": config.time_budget or "",
         "device": "ssh://BOARD" if there else "",
+        "farm": "tcp://FARM:8786" if config.farm and job.machine is not HERE else "",
         "device-python": "PYTHON" if there and config.device_python != usual_python else "",
     }
     measure = config.measure.model_dump(exclude_defaults=True, exclude={"threads"})

@@ -1,0 +1,179 @@
+"""A farm as a client sees it: dask's scheduler, the boards that its workers have, and jobs on them."""
+
+import logging
+import uuid
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import CancelledError
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, Self, cast
+
+import dask
+from distributed import Client, Future, KilledWorker
+
+from kronexport.errors import BoardError, MissingRuntimeError
+from kronexport.farm.jobs import run_jobs
+from kronexport.farm.parcel import Files, Job
+from kronexport.farm.versions import misfit, of_scheduler
+
+ANNOUNCED: Final = "kronexport"
+"""What a worker tells of its board is below this key, and so is what clients tell of boards."""
+
+CONNECT_SECONDS: Final = 10.0
+WATCH_SECONDS: Final = 2.0
+"""So often a client that waits for a job looks whether its boards are there."""
+_CLOSE_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A worker with a board.
+
+    Attributes:
+        name: the worker's, another each time that it is started.
+        address: where the scheduler reaches it.
+        profile: the target that its board is.
+        place: what the board is called.
+        versions: the worker's (``versions.own_versions``).
+        jobs: those that it has: the first runs.
+    """
+
+    name: str
+    address: str
+    profile: str
+    place: str
+    versions: Mapping[str, str]
+    jobs: int
+
+
+def resource_of(profile: str) -> str:
+    """The resource of which a worker has one for each board of this target: its own."""
+    return f"board:{profile}"
+
+
+class Farm:
+    """A connection to a farm; a context manager. At its end what it still has under way is cancelled.
+
+    Args:
+        address: the scheduler's, ``tcp://HOST:PORT`` or ``tls://HOST:PORT``.
+
+    Raises:
+        BoardError: there is no scheduler.
+        MissingRuntimeError: its release of dask, or of Python, is another than here.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        logging.getLogger("distributed").setLevel(logging.ERROR)  # a worker that is lost is told of in our own words
+        # a job holds its models
+        with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TB"}):
+            try:
+                self._client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False, name="kronexport")
+            except (OSError, ValueError) as error:
+                raise BoardError(
+                    f"--farm {address}: no scheduler there: {error}; start one by: dask scheduler"
+                ) from error
+        self._under_way: set[Future[Any]] = set()
+        told = self._asked("versions")
+        reason = misfit(of_scheduler(told), "the scheduler")
+        if reason is not None:
+            self.close()
+            raise MissingRuntimeError(f"--farm {address}: {reason}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Cancel what is under way, which ends it on its boards, and leave."""
+        with suppress(OSError, CancelledError):
+            self._client.cancel(list(self._under_way), force=True)
+        self._client.close(timeout=_CLOSE_SECONDS)
+
+    def seen(self) -> list[Seen]:
+        """All workers that have a board, by name."""
+        told = self._asked("identity", n_workers=-1)
+        return sorted(
+            (_seen(address, worker) for address, worker in told["workers"].items() if ANNOUNCED in worker),
+            key=lambda one: one.name,
+        )
+
+    def _asked(self, question: str, **options: Any) -> Any:
+        """What the scheduler answers itself."""
+        return self._client.sync(getattr(self._client.scheduler, question), **options)
+
+    def told(self) -> dict[str, dict[str, Any]]:
+        """What clients have told of boards, by their workers' names."""
+        return dict(self._client.get_metadata([ANNOUNCED], default={}))
+
+    def tell(self, name: str, state: Mapping[str, Any]) -> None:
+        """Tell other clients, and ``farm status``, what became of a board; known until the scheduler ends."""
+        self._client.set_metadata([ANNOUNCED, name], dict(state))
+
+    def begin(
+        self,
+        jobs: Sequence[Job],
+        seconds: Sequence[float],
+        files: Files,
+        profile: str,
+        addresses: Collection[str] | None,
+    ) -> "Future[Any]":
+        """Have ``run_jobs`` run on the one of the workers at ``addresses`` that is free first; ``finish`` it.
+
+        None: on any board of ``profile``, which costs the scheduler less than a long list.
+
+        A job whose worker is lost runs on another of these.
+        """
+        future = self._client.submit(
+            run_jobs,
+            list(jobs),
+            list(seconds),
+            files,
+            key=f"kronexport-{uuid.uuid4().hex}",
+            workers=None if addresses is None else list(addresses),
+            resources={resource_of(profile): 1},
+            pure=False,
+        )
+        self._under_way.add(future)
+        return future
+
+    def finish(self, future: "Future[Any]", watch: Callable[[], None]) -> dict[str, Any]:
+        """What ``run_jobs`` answers.
+
+        ``watch`` is called every ``WATCH_SECONDS``; what it raises ends the wait, and cancels the jobs.
+
+        Raises:
+            BoardError: several workers died of the jobs, or the scheduler is gone.
+        """
+        try:
+            while True:
+                with suppress(TimeoutError):
+                    return cast("dict[str, Any]", future.result(timeout=WATCH_SECONDS))
+                watch()
+        except KilledWorker as error:
+            raise BoardError(f"--farm {self.address}: several workers died of one job: {error}") from error
+        except CancelledError as error:
+            raise BoardError(f"--farm {self.address}: the job was cancelled, or the scheduler is gone") from error
+        except BaseException:
+            future.cancel()
+            raise
+        finally:
+            self._under_way.discard(future)
+
+
+def _seen(address: str, worker: Mapping[str, Any]) -> Seen:
+    told = worker[ANNOUNCED]
+    counts = worker["metrics"].get("task_counts", {})
+    return Seen(
+        name=str(worker["name"]),
+        address=address,
+        profile=told["board"],
+        place=told["place"],
+        versions=told["versions"],
+        jobs=sum(count for state, count in counts.items() if state in ("executing", "constrained", "ready")),
+    )

@@ -1,0 +1,258 @@
+"""Equal boards of a farm as one machine: races run on any of them, all else on one, and each is checked as it goes."""
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import onnx_ir as ir
+
+from kronexport.backends.profile import TargetProfile
+from kronexport.errors import BoardError, UserInputError, error_of
+from kronexport.farm.calibration import Limits, has_drifted, reference_trial, scaled
+from kronexport.farm.farm import WATCH_SECONDS, Farm, Seen
+from kronexport.farm.members import Member, Members
+from kronexport.farm.parcel import Files, Job, packed
+from kronexport.farm.versions import misfit
+from kronexport.files import write_bytes_aside
+from kronexport.measure.micro import micro_key, micro_model
+from kronexport.measure.race import RaceTiming, race_result
+from kronexport.measure.setting import Setting
+from kronexport.measure.store import Conditions, MeasurementStore, StoredTime, conditions_in
+from kronexport.records import Precision
+
+REFERENCE_SECONDS: Final = 300.0
+"""The longest that the reference may take, loading included."""
+
+_SPREAD: Final = "race"
+"""The task of forms of layers, whose times may come from any board; whole networks are timed on one, as they are."""
+_CHECKED: Final = (_SPREAD, "bench")
+_REFERENCE: Final = "reference"
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the boards of a fleet are compared by: its target, threads, precision, and how long forms are timed."""
+
+    profile: TargetProfile
+    threads: int
+    precision: Precision
+    timing: RaceTiming
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def reference_pair(self) -> tuple[str, str]:
+        """What the time of the reference is stored under."""
+        key = micro_key(reference_trial(), self.profile.opset, self.precision)
+        return key, key
+
+
+class _GoneError(Exception):
+    """None of the boards that a job may run on is there any more."""
+
+
+class Fleet:
+    """See ``Machine``: the boards of one target that a farm has, as far as they are equal.
+
+    A race is followed by the reference on the same board and in the same lease. Where that has changed the race is
+    run again elsewhere, and the board is quarantined.
+
+    Args:
+        farm: that they are in.
+        terms: what they are compared by.
+
+    Raises:
+        UserInputError: the farm has no board of the target.
+        BoardError: none of its boards can be used; says why of each.
+    """
+
+    def __init__(self, farm: Farm, terms: Terms) -> None:
+        self._farm = farm
+        self._terms = terms
+        self._lock = threading.RLock()
+        self._members = Members(terms.limits, farm.tell)
+        self._looked = 0.0
+        self._there: set[str] = set()
+        self._reference, self._reference_files = _reference_job(terms)
+        if not self._look():
+            raise UserInputError(
+                f"--farm {farm.address}: it has no board {terms.profile.name}; start one by: kronexport farm worker"
+            )
+        self._admit()
+        self._home()
+
+    @property
+    def place(self) -> str:
+        home, others = self._home(), len(self._members.ready) - 1
+        return (
+            f"{home.seen.place} (a farm's, with {others} more like it)" if others else f"{home.seen.place} (a farm's)"
+        )
+
+    @property
+    def width(self) -> int:
+        return max(1, len(self._members.ready))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self._members.notes
+
+    def environment(self, runtime: str) -> dict[str, Any]:
+        """That of the board that networks are timed on; boards that have come since are admitted."""
+        if runtime != self._terms.profile.backend:
+            raise UserInputError(f"{self.place}: it runs {self._terms.profile.backend}, not {runtime}")
+        self._admit()
+        return self._home().environment
+
+    def run_agent(self, job: Job, *, timeout_seconds: float) -> dict[str, Any]:
+        (moved,), files = packed([job])
+        jobs, seconds = [moved], [timeout_seconds]
+        if job["task"] in _CHECKED:
+            jobs, seconds = [moved, self._reference], [timeout_seconds, REFERENCE_SECONDS]
+            files |= self._reference_files
+        while True:
+            try:
+                boards = (self._members.ready or [self._home()]) if job["task"] == _SPREAD else [self._home()]
+                result = self._accepted(job, self._begun(jobs, seconds, files, boards)())
+            except _GoneError:
+                continue
+            if result is not None:
+                return result
+
+    def _begun(
+        self, jobs: list[Job], seconds: list[float], files: Files, boards: Collection[Member]
+    ) -> Callable[[], dict[str, Any]]:
+        """What waits for jobs on one of the boards; raises ``_GoneError`` where none of them is there any more."""
+        names = {board.seen.name for board in boards}
+        anywhere = names == self._there  # one that comes meanwhile gets a job before it is judged: see _accepted
+        addresses = None if anywhere else [board.seen.address for board in boards]
+        future = self._farm.begin(jobs, seconds, files, self._terms.profile.name, addresses)
+        return lambda: self._farm.finish(future, lambda: self._watch(names))
+
+    def _watch(self, names: set[str]) -> None:
+        with self._lock:
+            if time.monotonic() > self._looked + WATCH_SECONDS:
+                self._look()
+            there = self._there & names
+        if not there:
+            raise _GoneError
+
+    def _look(self) -> list[Seen]:
+        """The workers that are there; boards without one are lost."""
+        seen = [one for one in self._farm.seen() if one.profile == self._terms.profile.name]
+        self._there, self._looked = {one.name for one in seen}, time.monotonic()
+        for member in self._members.ready:
+            if member.seen.name not in self._there:
+                self._members.leave(member.seen.name, "lost", "its worker is gone; what it ran was run elsewhere")
+        return seen
+
+    def _accepted(self, job: Job, answer: dict[str, Any]) -> dict[str, Any] | None:
+        """The result of a job; None where it has to run again, on another board.
+
+        Raises:
+            KronexportError: what the agent said.
+        """
+        if answer["board"] not in self._members:
+            return None
+        board = self._members[answer["board"]]
+        if "error" in answer:
+            told = answer["error"]
+            if not told["lost"]:
+                raise error_of(told["code"])(f"{board.seen.place}: {told['message']}")
+            self._members.leave(board.seen.name, "lost", f"{told['message']}; what it ran was run elsewhere")
+            return None
+        result, *reference = answer["results"]
+        if reference and self._drifts(board, _reference_ms(reference[0])):
+            return None
+        if "outputs_npz" in job:
+            write_bytes_aside(Path(job["outputs_npz"]), answer["outputs"][0])
+            result["outputs_npz"] = job["outputs_npz"]
+        return scaled(result, board.factor) if job["task"] == _SPREAD else dict(result)
+
+    def _drifts(self, board: Member, now: float) -> bool:
+        before, limit = board.reference_ms, self._terms.limits.drift
+        if not has_drifted(now, before, self._terms.limits):
+            return False
+        reason = (
+            f"its reference went from {before:.3g} to {now:.3g} ms (limit {100 * limit:.0f} %); what it ran was run "
+            "elsewhere; start its worker again when the board is cool and idle"
+        )
+        self._members.leave(board.seen.name, "quarantined", reason)
+        return True
+
+    def _home(self) -> Member:
+        """The board that networks are timed on; raises ``BoardError`` where there is none any more."""
+        home = self._members.home
+        if home is None:
+            raise BoardError(
+                f"--farm {self._farm.address}: no board {self._terms.profile.name} is left: {'; '.join(self.notes[1:])}"
+            )
+        return home
+
+    # --- admission ----------------------------------------------------------------------------------------------
+
+    def _admit(self) -> None:
+        """Run the reference on boards that are new, each on its own, and judge them by it."""
+        with self._lock:
+            told = self._farm.told()
+            waits: list[tuple[Seen, Callable[[], dict[str, Any]]]] = []
+            for one in (one for one in self._look() if one.name not in self._members):
+                before = told.get(one.name, {})
+                if reason := misfit(one.versions, "its worker"):
+                    self._members.refuse(one, "set aside", reason)
+                elif before.get("state") == "quarantined":
+                    self._members.refuse(one, "quarantined", before["reason"])
+                else:
+                    jobs, files = [self._reference], self._reference_files
+                    waits.append((one, self._begun(jobs, [REFERENCE_SECONDS], files, [Member(one, "ready")])))
+            found = [member for one, wait in waits if (member := self._calibrated(one, wait)) is not None]
+            if found:
+                self._members.judge(found, self._known_unit)
+                self._keep_unit()
+
+    def _calibrated(self, seen: Seen, wait: Callable[[], dict[str, Any]]) -> Member | None:
+        try:
+            answer = wait()
+        except (_GoneError, BoardError):
+            self._members.refuse(seen, "lost", "its worker went while the reference ran")
+            return None
+        if "error" in answer:
+            self._members.refuse(seen, "lost", answer["error"]["message"])
+            return None
+        (result,) = answer["results"]
+        raced = race_result(result).raced[_REFERENCE]
+        return Member(seen, "ready", reference=raced, environment=result["environment"])
+
+    def _conditions(self, environment: dict[str, Any]) -> Conditions:
+        terms = self._terms
+        return conditions_in(environment, terms.profile.backend, terms.threads, terms.precision, terms.timing)
+
+    def _known_unit(self, environment: dict[str, Any]) -> float | None:
+        """What the reference took when such boards were first timed: what is timed now has to fit to that."""
+        with MeasurementStore() as store:
+            known = store.times(self._conditions(environment)).get(self._terms.reference_pair)
+        return None if known is None else 1000 * known.floor
+
+    def _keep_unit(self) -> None:
+        home = self._members.home
+        if home is not None and home.reference is not None:
+            time = StoredTime.of(*self._terms.reference_pair, home.reference)
+            with MeasurementStore() as store:
+                store.keep(self._conditions(home.environment), [time], {})
+
+
+def _reference_job(terms: Terms) -> tuple[Job, Files]:
+    """The agent's job that a board is judged by, as it travels."""
+    trial = reference_trial()
+    with tempfile.TemporaryDirectory(prefix="kronexport-reference-") as folder:
+        path = Path(folder, "reference.onnx")
+        ir.save(micro_model(trial, terms.profile.opset, terms.precision), path)
+        setting = Setting(terms.profile.backend, terms.threads, trial.input)
+        (job,), files = packed([setting.job("race", {_REFERENCE: path}) | asdict(terms.timing)])
+    return job, files
+
+
+def _reference_ms(result: dict[str, Any]) -> float:
+    return race_result(result).raced[_REFERENCE].floor_ms
