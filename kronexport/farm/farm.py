@@ -20,6 +20,13 @@ from kronexport.farm.versions import misfit, of_scheduler
 ANNOUNCED: Final = "kronexport"
 """What a worker tells of its board is below this key, and so is what clients tell of boards."""
 
+QUIET: Final = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "5s",
+}
+"""Of dask's configuration, for a worker: by default it wakes up a hundred times a second, and it may be the board."""
+
 CONNECT_SECONDS: Final = 10.0
 WATCH_SECONDS: Final = 2.0
 """So often a client that waits for a job looks whether its boards are there."""

@@ -9,13 +9,14 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+import dask
 from distributed import Worker
 from distributed.core import rpc
 
 from kronexport.backends.fit import check_fits
 from kronexport.backends.profile import TargetProfile, load_target
 from kronexport.errors import BoardError, KronexportError, MissingRuntimeError, UserInputError, error_of
-from kronexport.farm.farm import ANNOUNCED, CONNECT_SECONDS, resource_of
+from kronexport.farm.farm import ANNOUNCED, CONNECT_SECONDS, QUIET, resource_of
 from kronexport.farm.jobs import COMMAND, BoardSpec, Seat
 from kronexport.farm.versions import misfit, of_scheduler, own_versions
 from kronexport.machines.address import Address
@@ -49,7 +50,8 @@ def serve(
     seat = Seat(spec, command)
     check_fits(profile, place_of(spec), _environment(seat, profile))
     logging.getLogger("distributed").setLevel(logging.ERROR)
-    number = asyncio.run(_served(farm, seat, tell))
+    with dask.config.set(QUIET):
+        number = asyncio.run(_served(farm, seat, tell))
     if number is None:
         raise BoardError(f"--farm {farm}: the scheduler is gone; start it, and this worker again")
     sys.exit(128 + number)
