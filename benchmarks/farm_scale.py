@@ -115,7 +115,7 @@ def main() -> None:
 def flooded(arguments: argparse.Namespace, *, killed: bool) -> Flood:
     """All jobs through a scheduler of their own, with or without a host that is killed in the middle."""
     with ExitStack() as stack:
-        scheduler = stack.enter_context(_scheduler())
+        scheduler = stack.enter_context(running_scheduler())
         empty = scheduler.memory
         each = arguments.boards // arguments.hosts
         hosts = [stack.enter_context(_process(scheduler, each, host * each)) for host in range(arguments.hosts)]
@@ -200,11 +200,12 @@ async def _host(address: str, boards: int, first: int) -> None:
 
 
 @contextmanager
-def _scheduler() -> Iterator[Scheduler]:
+def running_scheduler() -> Iterator[Scheduler]:
+    """A scheduler in a process of its own."""
     with tempfile.TemporaryDirectory(prefix="kronexport-scale-") as folder:
         told = Path(folder, "scheduler.json")
         options = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(told)]
-        with _ended([sys.executable, "-m", "distributed.cli.dask_scheduler", *options]) as process:
+        with ended([sys.executable, "-m", "distributed.cli.dask_scheduler", *options]) as process:
             while not (told.exists() and told.read_text(encoding="utf-8")):
                 if process.poll() is not None:
                     raise RuntimeError("the scheduler did not start")
@@ -215,13 +216,14 @@ def _scheduler() -> Iterator[Scheduler]:
 @contextmanager
 def _process(scheduler: Scheduler, boards: int, first: int) -> "Iterator[subprocess.Popen[bytes]]":
     options = ["--host", scheduler.address, "--boards", str(boards), "--first", str(first)]
-    with _ended([sys.executable, "-m", "benchmarks.farm_scale", *options]) as process:
+    with ended([sys.executable, "-m", "benchmarks.farm_scale", *options]) as process:
         yield process
 
 
 @contextmanager
-def _ended(command: list[str]) -> "Iterator[subprocess.Popen[bytes]]":
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def ended(command: list[str], stdout: int = subprocess.DEVNULL) -> "Iterator[subprocess.Popen[bytes]]":
+    """A process that is killed at the end."""
+    process = subprocess.Popen(command, stdout=stdout, stderr=subprocess.DEVNULL)
     try:
         yield process
     finally:

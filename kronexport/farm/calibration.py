@@ -54,17 +54,14 @@ def difference(environment: Mapping[str, Any], expected: Mapping[str, Any]) -> s
     )
 
 
-def unit_of(references: Mapping[str, float], known: float | None, limits: Limits) -> float:
+def unit_of(references: Mapping[str, float], known: float | None) -> float:
     """What the reference takes on "the board" that a plan is for, in ms.
 
     Args:
         references: by board.
-        known: what the store has of it, from an earlier plan; None: nothing.
-        limits: a known one is followed as long as a board is within them.
+        known: what the store has of it, from an earlier plan, to which all times there are; None: nothing.
     """
-    if known is not None and any(factor_of(found, known, limits) is not None for found in references.values()):
-        return known
-    return median_low(references.values())
+    return median_low(references.values()) if known is None else known
 
 
 def factor_of(reference: float, unit: float, limits: Limits) -> float | None:

@@ -30,6 +30,7 @@ RESULTS: Final = "results.json"
 LEASE_SECONDS: Final = 900.0
 """The longest that a job waits for another that has this machine."""
 _POLL_SECONDS: Final = 0.1
+_OWNER: Final = "a farm's worker"
 
 
 def main() -> None:
@@ -41,7 +42,8 @@ def main() -> None:
         answer: dict[str, Any] = {"results": _results(order)}
     except (KronexportError, OSError) as error:
         failure = as_failure(error)
-        told = {"code": failure.exit_code, "lost": isinstance(failure, BoardError), "message": str(failure)}
+        is_lost = isinstance(error, BoardError | OSError)  # a full disk of a worker's host is no fault of the job
+        told = {"code": failure.exit_code, "lost": is_lost, "message": str(failure)}
         answer = {"error": told}
     Path(order["folder"], RESULTS).write_text(json.dumps(answer), encoding="utf-8")
 
@@ -77,18 +79,20 @@ def _machine(order: dict[str, Any]) -> Iterator[Machine]:
 
 @contextmanager
 def lease(path: str, seconds: float = LEASE_SECONDS) -> Iterator[None]:
-    """This machine's lease, the same that a board over SSH has (``machines.keeper``); waits until it is free.
+    """This machine's lease, the same that a board over SSH has (``machines.keeper``); waits for a farm's other jobs.
 
     Raises:
-        BoardError: another had it for all of ``seconds``.
+        BoardError: another has it who is no farm's worker, or one had it for all of ``seconds``.
     """
-    owner = f"a farm's worker on {socket.gethostname()}"
+    owner = f"{_OWNER} on {socket.gethostname()}"
     holder = {"token": secrets.token_hex(8), "owner": owner, "pid": os.getpid(), "since": int(time.time())}
     until = time.monotonic() + seconds
     descriptor, found = take_lease(path, holder)
     while descriptor is None:
+        by = found.get("owner", "another")
+        if found and not by.startswith(_OWNER):  # as a board over SSH says at once
+            raise BoardError(f"{path}: this machine is in use by {by}; try again later")
         if time.monotonic() > until:
-            by = found.get("owner", "another")
             raise BoardError(f"{path}: this machine is in use by {by} for more than {seconds:.0f} s; try again later")
         time.sleep(_POLL_SECONDS)
         descriptor, found = take_lease(path, holder)

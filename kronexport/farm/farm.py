@@ -2,15 +2,16 @@
 
 import logging
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self, cast
 
 import dask
 from distributed import Client, Future, KilledWorker
+from distributed.client import ClosedClientError
 
 from kronexport.errors import BoardError, MissingRuntimeError
 from kronexport.farm.jobs import run_jobs
@@ -31,6 +32,12 @@ CONNECT_SECONDS: Final = 10.0
 WATCH_SECONDS: Final = 2.0
 """So often a client that waits for a job looks whether its boards are there."""
 _CLOSE_SECONDS: Final = 5.0
+
+REMEDY: Final = "start one by: dask scheduler (tls:// needs certificates in dask's configuration)"
+_GONE: Final = (OSError, AttributeError, RuntimeError, ClosedClientError)
+"""What dask raises of a client that has lost its scheduler; a timeout is an OSError."""
+_LARGE_JOBS: Final = {"distributed.admin.large-graph-warning-threshold": "1TB"}
+"""A job holds its models."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +80,10 @@ class Farm:
     def __init__(self, address: str) -> None:
         self.address = address
         logging.getLogger("distributed").setLevel(logging.ERROR)  # a worker that is lost is told of in our own words
-        # a job holds its models
-        with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TB"}):
-            try:
-                self._client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False, name="kronexport")
-            except (OSError, ValueError) as error:
-                raise BoardError(
-                    f"--farm {address}: no scheduler there: {error}; start one by: dask scheduler"
-                ) from error
+        try:
+            self._client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False, name="kronexport")
+        except (OSError, ValueError, TypeError) as error:  # TypeError: tls:// without certificates
+            raise BoardError(f"--farm {address}: no scheduler there: {error}; {REMEDY}") from error
         self._under_way: set[Future[Any]] = set()
         told = self._asked("versions")
         reason = misfit(of_scheduler(told), "the scheduler")
@@ -98,9 +101,11 @@ class Farm:
 
     def close(self) -> None:
         """Cancel what is under way, which ends it on its boards, and leave."""
-        with suppress(OSError, CancelledError):
-            self._client.cancel(list(self._under_way), force=True)
-        self._client.close(timeout=_CLOSE_SECONDS)
+        with suppress(*_GONE, CancelledError):
+            if self._under_way:
+                self._client.cancel(list(self._under_way), force=True)
+        with suppress(*_GONE):
+            self._client.close(timeout=_CLOSE_SECONDS)
 
     def seen(self) -> list[Seen]:
         """All workers that have a board, by name."""
@@ -112,15 +117,26 @@ class Farm:
 
     def _asked(self, question: str, **options: Any) -> Any:
         """What the scheduler answers itself."""
-        return self._client.sync(getattr(self._client.scheduler, question), **options)
+        with self._there():
+            return self._client.sync(getattr(self._client.scheduler, question), **options)
+
+    @contextmanager
+    def _there(self) -> Iterator[None]:
+        """Tells of a scheduler that has gone in our own words."""
+        try:
+            yield
+        except _GONE as error:
+            raise BoardError(f"--farm {self.address}: the scheduler is gone; {REMEDY}") from error
 
     def told(self) -> dict[str, dict[str, Any]]:
         """What clients have told of boards, by their workers' names."""
-        return dict(self._client.get_metadata([ANNOUNCED], default={}))
+        with self._there():
+            return dict(self._client.get_metadata([ANNOUNCED], default={}))
 
     def tell(self, name: str, state: Mapping[str, Any]) -> None:
         """Tell other clients, and ``farm status``, what became of a board; known until the scheduler ends."""
-        self._client.set_metadata([ANNOUNCED, name], dict(state))
+        with self._there():
+            self._client.set_metadata([ANNOUNCED, name], dict(state))
 
     def begin(
         self,
@@ -136,16 +152,17 @@ class Farm:
 
         A job whose worker is lost runs on another of these.
         """
-        future = self._client.submit(
-            run_jobs,
-            list(jobs),
-            list(seconds),
-            files,
-            key=f"kronexport-{uuid.uuid4().hex}",
-            workers=None if addresses is None else list(addresses),
-            resources={resource_of(profile): 1},
-            pure=False,
-        )
+        with self._there(), dask.config.set(_LARGE_JOBS):
+            future = self._client.submit(
+                run_jobs,
+                list(jobs),
+                list(seconds),
+                files,
+                key=f"kronexport-{uuid.uuid4().hex}",
+                workers=None if addresses is None else list(addresses),
+                resources={resource_of(profile): 1},
+                pure=False,
+            )
         self._under_way.add(future)
         return future
 
@@ -165,7 +182,9 @@ class Farm:
         except KilledWorker as error:
             raise BoardError(f"--farm {self.address}: several workers died of one job: {error}") from error
         except CancelledError as error:
-            raise BoardError(f"--farm {self.address}: the job was cancelled, or the scheduler is gone") from error
+            raise BoardError(
+                f"--farm {self.address}: the job was cancelled, or the scheduler is gone; {REMEDY}"
+            ) from error
         except BaseException:
             future.cancel()
             raise

@@ -126,7 +126,8 @@ class Fleet:
     ) -> Callable[[], dict[str, Any]]:
         """What waits for jobs on one of the boards; raises ``_GoneError`` where none of them is there any more."""
         names = {board.seen.name for board in boards}
-        anywhere = names == self._there  # one that comes meanwhile gets a job before it is judged: see _accepted
+        # one that comes meanwhile gets a job before it is judged: see _accepted
+        anywhere = names == self._there and jobs != [self._reference]
         addresses = None if anywhere else [board.seen.address for board in boards]
         future = self._farm.begin(jobs, seconds, files, self._terms.profile.name, addresses)
         return lambda: self._farm.finish(future, lambda: self._watch(names))
@@ -155,8 +156,12 @@ class Fleet:
             KronexportError: what the agent said.
         """
         if answer["board"] not in self._members:
+            with self._lock:
+                self._look()  # lest the same one gets it again
             return None
         board = self._members[answer["board"]]
+        if not board.is_ready:
+            return None
         if "error" in answer:
             told = answer["error"]
             if not told["lost"]:

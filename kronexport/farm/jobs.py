@@ -94,12 +94,15 @@ class Seat(WorkerPlugin):
 
     def run(self, key: str, jobs: Sequence[Job], seconds: Sequence[float], files: Files) -> dict[str, Any]:
         """As ``run_jobs``, but for the board's name."""
-        with tempfile.TemporaryDirectory(prefix="kronexport-farm-") as name:
-            placed = unpacked(jobs, files, Path(name))
-            spec = self.spec
-            order = {"device": spec.device, "python": spec.python, "lease": spec.lease, "folder": name}
-            answer = self._answered(key, Path(name), {**order, "jobs": placed, "seconds": list(seconds)})
-            return answer if "error" in answer else {**answer, "outputs": outputs_of(placed)}
+        spec = self.spec
+        try:
+            with tempfile.TemporaryDirectory(prefix="kronexport-farm-") as name:
+                placed = unpacked(jobs, files, Path(name))
+                order = {"device": spec.device, "python": spec.python, "lease": spec.lease, "folder": name}
+                answer = self._answered(key, Path(name), {**order, "jobs": placed, "seconds": list(seconds)})
+                return answer if "error" in answer else {**answer, "outputs": outputs_of(placed)}
+        except OSError as error:
+            return {"error": {"code": 1, "lost": True, "message": f"the worker's host: {error}"}}
 
     def _answered(self, key: str, folder: Path, order: dict[str, Any]) -> dict[str, Any]:
         stderr, results = folder / "stderr.txt", folder / RESULTS

@@ -108,7 +108,8 @@ class Members:
     def leave(self, name: str, state: State, reason: str) -> None:
         """A board gets no more work."""
         with self._lock:
-            self._put(replace(self._members[name], state=state, reason=reason))
+            if self._members[name].is_ready:
+                self._put(replace(self._members[name], state=state, reason=reason))
 
     def judge(self, found: Sequence[Member], known: Callable[[dict[str, Any]], float | None]) -> None:
         """Give work to those that are equal to the others, or nearly so.
@@ -123,7 +124,7 @@ class Members:
             alike = [member for member in found if identity(member.environment) == identity(environment)]
             if self._unit is None and alike:
                 references = {member.seen.name: member.reference_ms for member in alike}
-                self._unit = unit_of(references, known(environment), self._limits)
+                self._unit = unit_of(references, known(environment))
             for member in found:
                 self._put(self._judged(member, environment))
 
@@ -136,7 +137,8 @@ class Members:
             percent = 100 * (member.reference_ms / self._unit - 1)
             reason = (
                 f"its reference took {member.reference_ms:.3g} ms, {percent:+.0f} % from the farm's "
-                f"{self._unit:.3g} ms (limit {100 * self._limits.most:.0f} %)"
+                f"{self._unit:.3g} ms (limit {100 * self._limits.most:.0f} %); where no board is near, those have "
+                f"changed that were timed before: kronexport cache clean begins anew"
             )
             return replace(member, state="set aside", reason=reason)
         return replace(member, state="ready" if factor == 1 else "scaled", factor=factor)

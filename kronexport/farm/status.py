@@ -14,7 +14,7 @@ class BoardStatus:
         worker: the name of its worker.
         board: the target that it is.
         place: what it is called.
-        state: "busy" or "idle", or why it gets no work: "quarantined", "set aside" or "does not fit".
+        state: "busy" or "idle", or why it gets no work: "quarantined", "set aside", "lost" or "does not fit".
         jobs: that its worker has, the one that runs included.
         reference_ms: what the reference took on it when a plan last asked; None: no plan did.
         factor: what its times were multiplied by then.
@@ -58,6 +58,6 @@ def farm_status(address: str) -> list[BoardStatus]:
 def _state(told: str, jobs: int, *, fits: bool) -> str:
     if not fits:
         return "does not fit"
-    if told in ("quarantined", "set aside"):
+    if told in ("quarantined", "set aside", "lost"):
         return told
     return "busy" if jobs else "idle"

@@ -12,11 +12,12 @@ from typing import Any, Final
 import dask
 from distributed import Worker
 from distributed.core import rpc
+from distributed.security import Security
 
 from kronexport.backends.fit import check_fits
 from kronexport.backends.profile import TargetProfile, load_target
 from kronexport.errors import BoardError, KronexportError, MissingRuntimeError, UserInputError, error_of
-from kronexport.farm.farm import ANNOUNCED, CONNECT_SECONDS, QUIET, resource_of
+from kronexport.farm.farm import ANNOUNCED, CONNECT_SECONDS, QUIET, REMEDY, resource_of
 from kronexport.farm.jobs import COMMAND, BoardSpec, Seat
 from kronexport.farm.versions import misfit, of_scheduler, own_versions
 from kronexport.machines.address import Address
@@ -106,10 +107,11 @@ async def _served(farm: str, seat: Seat, tell: Callable[[str], None]) -> int | N
 
 async def _check_scheduler(farm: str) -> None:
     try:
-        async with rpc(farm, timeout=CONNECT_SECONDS) as scheduler:
+        security = Security().get_connection_args("worker")
+        async with rpc(farm, timeout=CONNECT_SECONDS, connection_args=security) as scheduler:
             told = await scheduler.versions()
-    except (OSError, ValueError) as error:
-        raise BoardError(f"--farm {farm}: no scheduler there: {error}; start one by: dask scheduler") from error
+    except (OSError, ValueError, TypeError) as error:  # TypeError: tls:// without certificates
+        raise BoardError(f"--farm {farm}: no scheduler there: {error}; {REMEDY}") from error
     reason = misfit(of_scheduler(told), "the scheduler")
     if reason is not None:
         raise MissingRuntimeError(f"--farm {farm}: {reason}")

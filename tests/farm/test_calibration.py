@@ -39,14 +39,14 @@ def test_scaling_brings_the_reference_to_the_unit(unit: float, apart: float) -> 
 
 
 def test_the_unit_is_the_median_board_and_not_the_odd_one() -> None:
-    assert unit_of({"a": 1.0, "b": 9.0, "c": 1.1}, None, LIMITS) == 1.1
-    assert unit_of({"a": 1.0, "b": 2.0}, None, LIMITS) == 1.0
+    assert unit_of({"a": 1.0, "b": 9.0, "c": 1.1}, None) == 1.1
+    assert unit_of({"a": 1.0, "b": 2.0}, None) == 1.0
 
 
-def test_an_earlier_plans_unit_is_kept_as_long_as_a_board_is_near_it() -> None:
-    """What was timed then has to fit to what is timed now; a farm that has become another thing begins anew."""
-    assert unit_of({"a": 1.0, "b": 1.1}, 1.2, LIMITS) == 1.2
-    assert unit_of({"a": 1.0, "b": 1.1}, 3.0, LIMITS) == 1.0
+def test_an_earlier_plans_unit_is_kept() -> None:
+    """What was timed then has to fit to what is timed now."""
+    assert unit_of({"a": 1.0, "b": 1.1}, 1.2) == 1.2
+    assert unit_of({"a": 1.0, "b": 1.1}, 3.0) == 3.0
 
 
 @pytest.mark.parametrize(("now", "drifts"), [(1.0, False), (1.14, False), (0.86, False), (1.16, True), (0.84, True)])

@@ -111,3 +111,13 @@ def test_two_never_have_one_machine(tmp_path: Path) -> None:
         assert not is_free(tmp_path / "lease")
     with lease(path, 0):
         pass
+
+
+def test_who_is_no_farm_s_worker_is_not_waited_for(tmp_path: Path) -> None:
+    """As a board over SSH says at once that it is in use."""
+    path = str(tmp_path / "lease")
+    descriptor, _ = take_lease(path, {"token": "a", "owner": "me@desk", "pid": os.getpid(), "since": 0})
+    assert descriptor is not None
+    with pytest.raises(BoardError, match=r"this machine is in use by me@desk; try again later"), lease(path):
+        pass
+    free_lease(descriptor)

@@ -95,14 +95,18 @@ def test_one_of_four_is_killed_in_the_middle(crew: Crew, network: Path, alone: l
 
 
 @pytest.fixture
-def hears_sigterm() -> Iterator[None]:
-    """As ``cli.main`` does."""
-    before = signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+def hears_signals() -> Iterator[None]:
+    """SIGTERM as ``cli.main`` does; and SIGINT, which a program that a script starts in the background ignores."""
+    usual = {
+        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number)),
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
+    }
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in usual.items():
+        signal.signal(number, handler)
 
 
-@pytest.mark.usefixtures("own_cache", "hears_sigterm")
+@pytest.mark.usefixtures("own_cache", "hears_signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_plan_that_is_stopped_leaves_nothing_running(number: signal.Signals, crew: Crew, network: Path) -> None:
     """No agent runs on, and all leases are free."""
