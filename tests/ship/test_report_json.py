@@ -52,6 +52,7 @@ LAYER_KEYS = {
     "us",
     "dense_params",
     "dense_macs",
+    "reason",
 }
 
 
