@@ -95,6 +95,7 @@ def test_flags_alone_are_enough() -> None:
             r"recipe: batches: no such field; did you mean 'batch'\? Known: block_epochs",
         ),
         ("model = 'm'\n[recipe]\nbatch = 0", r"recipe: batch: got 0, expected a whole number of at least 1"),
+        ("model = 'm'\n[recipe]\nema = 'slow'", r"recipe: ema: got 'slow', expected a decay"),
         ("model = 'm'\n[recipe]\nepochs = 5", r"recipe: epochs: is set by --epochs"),
         ("model = 'm'\n[measure]\nsecond = 1", r"measure\.second: .*did you mean 'seconds'\? Known: threads, seconds"),
         ("model = 'm'\n[measure]\nseconds = 0", r"measure\.seconds: .*greater than 0.*got 0"),

@@ -1,6 +1,7 @@
 """How a factorized network is trained: everything that its result depends on beside the networks and the data."""
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -22,6 +23,14 @@ _CHOICES: dict[str, Any] = {
     "norms": Norms,
     "precision": TrainingPrecision,
     "keep": Keep,
+}
+_NUMBERS: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "learning_rate": ("a finite number above 0", lambda value: 0 < value < math.inf),
+    "temperature": ("a finite number above 0", lambda value: 0 < value < math.inf),
+    "weight_decay": ("a finite number of at least 0", lambda value: 0 <= value < math.inf),
+    "features": ("a finite number of at least 0", lambda value: 0 <= value < math.inf),
+    "cross_entropy": ("a part, 0 to 1", lambda value: 0 <= value <= 1),
+    "ema": ("a decay, 0 to below 1, such as 0.999", lambda value: 0 <= value < 1),
 }
 _LEAST = {"epochs": 1, "block_epochs": 0, "batch": 1, "seed": 0}
 
@@ -86,12 +95,10 @@ class Recipe:
             value = getattr(self, name)
             is_number = isinstance(value, int) and not isinstance(value, bool)
             self._check(name, f"a whole number of at least {least}", is_right=is_number and value >= least)
-        for name in ("learning_rate", "temperature"):
-            self._check(name, "a finite number above 0", is_right=0 < getattr(self, name) < math.inf)
-        for name in ("weight_decay", "features"):
-            self._check(name, "a finite number of at least 0", is_right=0 <= getattr(self, name) < math.inf)
-        self._check("cross_entropy", "a part, 0 to 1", is_right=0 <= self.cross_entropy <= 1)
-        self._check("ema", "a decay, 0 to below 1, such as 0.999", is_right=0 <= self.ema < 1)
+        for name, (expected, is_right) in _NUMBERS.items():
+            value = getattr(self, name)
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            self._check(name, expected, is_right=is_number and is_right(value))
         few = self.block_epochs <= self.epochs
         self._check("block_epochs", f"at most epochs, which is {self.epochs}", is_right=few)
 
