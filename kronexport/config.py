@@ -12,6 +12,7 @@ import tomli_w
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from kronexport.errors import UserInputError
+from kronexport.farm.address import checked_address
 from kronexport.machines.address import Address
 from kronexport.plan.plan_file import read_plan_file
 from kronexport.records import BatchRange, Precision, Ranges
@@ -55,13 +56,7 @@ def _checked_device(text: str) -> str:
 Device = Annotated[str, AfterValidator(_checked_device)]
 
 
-def _checked_farm(text: str) -> str:
-    if re.fullmatch(r"(tcp|tls)://[^\s/]+:\d{1,5}", text) is None:
-        raise ValueError("expected tcp://HOST:PORT or tls://HOST:PORT, as dask scheduler prints it")
-    return text
-
-
-FarmAddress = Annotated[str, AfterValidator(_checked_farm)]
+FarmAddress = Annotated[str, AfterValidator(checked_address)]
 """Of a scheduler, as the user wrote it."""
 
 

@@ -14,6 +14,7 @@ from distributed import Client, Future, KilledWorker
 from distributed.client import ClosedClientError
 
 from kronexport.errors import BoardError, MissingRuntimeError
+from kronexport.farm.address import checked_address
 from kronexport.farm.jobs import run_jobs
 from kronexport.farm.parcel import Files, Job
 from kronexport.farm.versions import misfit, of_scheduler
@@ -73,12 +74,13 @@ class Farm:
         address: the scheduler's, ``tcp://HOST:PORT`` or ``tls://HOST:PORT``.
 
     Raises:
+        UserInputError: the address is none.
         BoardError: there is no scheduler.
         MissingRuntimeError: its release of dask, or of Python, is another than here.
     """
 
     def __init__(self, address: str) -> None:
-        self.address = address
+        self.address = checked_address(address)
         logging.getLogger("distributed").setLevel(logging.ERROR)  # a worker that is lost is told of in our own words
         try:
             self._client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False, name="kronexport")

@@ -17,6 +17,7 @@ from distributed.security import Security
 from kronexport.backends.fit import check_fits
 from kronexport.backends.profile import TargetProfile, load_target
 from kronexport.errors import BoardError, KronexportError, MissingRuntimeError, UserInputError, error_of
+from kronexport.farm.address import checked_address
 from kronexport.farm.farm import ANNOUNCED, CONNECT_SECONDS, QUIET, REMEDY, resource_of
 from kronexport.farm.jobs import COMMAND, BoardSpec, Seat
 from kronexport.farm.versions import misfit, of_scheduler, own_versions
@@ -37,10 +38,12 @@ def serve(
         tell: told when the farm has the board.
 
     Raises:
-        UserInputError: the board is not the target, or the target is one whose engines are built on it.
+        UserInputError: the address is none, the board is not the target, or the target is one whose engines are built
+            on it.
         MissingRuntimeError: the board lacks the runtime, or versions of scheduler and worker do not fit.
         BoardError: the board, or the scheduler, cannot be reached, or the scheduler is gone.
     """
+    checked_address(farm)
     profile = load_target(spec.profile)
     if profile.backend == "tensorrt":
         raise UserInputError(

@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 class Machine(Protocol):
-    """Where models run: this machine, or a board over SSH."""
+    """Where models run: this machine, a board over SSH, or equal boards of a farm."""
 
     @property
     def place(self) -> str:

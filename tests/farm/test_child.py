@@ -14,6 +14,7 @@ import pytest
 
 from kronexport.errors import BoardError
 from kronexport.farm.child import RESULTS, lease
+from kronexport.farm.jobs import BoardSpec, Seat
 from kronexport.machines.keeper import free_lease, take_lease
 from tests.farm.crew import ROOT
 from tests.machines.server import eventually
@@ -111,6 +112,14 @@ def test_two_never_have_one_machine(tmp_path: Path) -> None:
         assert not is_free(tmp_path / "lease")
     with lease(path, 0):
         pass
+
+
+def test_a_host_that_has_no_room_is_a_lost_board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not a fault of the job, which another board runs."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    answer = Seat(BoardSpec("cpu", lease=str(tmp_path / "lease"))).run("key", [PROBE], [60], {})
+    assert answer["error"]["lost"]
+    assert "the worker's host: " in answer["error"]["message"]
 
 
 def test_who_is_no_farm_s_worker_is_not_waited_for(tmp_path: Path) -> None:

@@ -75,10 +75,13 @@ def test_a_farm_needs_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
         require_dask()
 
 
-def test_an_address_of_another_form_is_refused() -> None:
-    ended = command("build", "sample:resnet20", "--farm", "scheduler:8786")
+@pytest.mark.parametrize(
+    "words", [("build", "sample:resnet20"), ("farm", "status"), ("farm", "worker", "--board", "cpu"), ("bench", "dist")]
+)
+def test_an_address_of_another_form_is_refused(words: tuple[str, ...]) -> None:
+    ended = command(*words, "--farm", "scheduler:8786")
     assert ended.code == 2
-    assert "--farm: Value error, expected tcp://HOST:PORT or tls://HOST:PORT" in ended.err
+    assert "--farm scheduler:8786: expected tcp://HOST:PORT or tls://HOST:PORT" in ended.err
 
 
 def test_a_farm_and_a_device_are_too_much() -> None:
