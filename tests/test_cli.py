@@ -353,12 +353,14 @@ def test_help_is_readable_in_80_columns(monkeypatch: pytest.MonkeyPatch) -> None
         (("--target", "jetsn"), "did you mean 'jetson'?"),
         (("--weights", "none.pt"), "there is no such weights file"),
         (("--target", "jetson-nano", "--precision", "int8"), "jetson-nano is built in fp32"),
+        (("sample:resnet19",), "sample:resnet19: no such sample; did you mean"),
     ],
-    ids=["goal", "target", "weights", "precision"],
+    ids=["goal", "target", "weights", "precision", "sample"],
 )
 def test_what_is_mistyped_is_answered_before_torch_is_loaded(task: str, mistyped: tuple[str, ...], words: str) -> None:
     """Loading it takes seconds."""
-    arguments = [task, "sample:resnet18", *mistyped]
+    model = [] if mistyped[0].startswith("sample:") else ["sample:resnet18"]
+    arguments = [task, *model, *mistyped]
     code = f"import sys; from kronexport.cli import run; code = run({arguments});print(code, *sys.modules); sys.exit(0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     found, *modules = done.stdout.split()

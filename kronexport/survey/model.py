@@ -14,10 +14,9 @@ from torch.nn.parameter import is_lazy
 from kronexport.errors import UserInputError
 from kronexport.survey.exported import SUFFIX, Dim, load_exported
 from kronexport.survey.imports import USER_EXCEPTIONS, call_user, describe, load_callable
+from kronexport.survey.samples import sample_of
 from kronexport.survey.weights import check_finite, load_weights
-from sample_models.registry import Sample, load_sample
-
-_SAMPLE_PREFIX = "sample:"
+from sample_models.registry import Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +50,7 @@ def load_model(spec: str, weights: Path | None = None) -> LoadedModel:
     """
     if spec.endswith(SUFFIX):
         return _exported_model(spec, weights)
-    sample = _sample(spec)
+    sample = sample_of(spec)
     factory = sample.factory if sample else _user_factory(spec)
     module = call_user(factory, doing=f"MODEL {spec}: calling the factory")
     module = _ready(checked_module(module, f"MODEL {spec}: the factory returned"))
@@ -117,15 +116,6 @@ def _exported_model(spec: str, weights: Path | None) -> LoadedModel:
     module = _ready(checked_module(exported.module, f"MODEL {spec}: holds"))
     check_finite(module, f"MODEL {spec}")
     return LoadedModel(module, spec, input_shape=exported.input_shape)
-
-
-def _sample(spec: str) -> Sample | None:
-    if not spec.startswith(_SAMPLE_PREFIX):
-        return None
-    try:
-        return load_sample(spec.removeprefix(_SAMPLE_PREFIX))
-    except (KeyError, ValueError) as error:
-        raise UserInputError(f"MODEL {error.args[0]}") from error
 
 
 def _user_factory(spec: str) -> Callable[..., Any]:
