@@ -16,13 +16,13 @@ from benchmarks.planning import network_reduction
 from benchmarks.table import line
 from benchmarks.timed import build_config, measured_heading, speedup_text, timing_parser
 from kronexport.backends.profile import TargetProfile, load_target
+from kronexport.instruments import instruments_for
 from kronexport.measure.latency import bench_models
 from kronexport.measure.setting import Setting, Timing
 from kronexport.pipeline import dry_run, run, survey_stage
 from kronexport.plan.choose import dense_plan
 from kronexport.plan.float_steps import with_float_steps
 from kronexport.records import Precision, silent
-from kronexport.request import instruments_for
 from kronexport.ship.output import OutputFolder
 
 TIMING = Timing(seconds=5.0, rounds=20, warmup_seconds=1.0)

@@ -17,6 +17,7 @@ from benchmarks.table import line
 from benchmarks.timed import build_config, measured_heading, speedup_text, timing_parser
 from kronexport.backends.profile import TargetProfile, load_target
 from kronexport.config import BuildConfig
+from kronexport.instruments import instruments_for
 from kronexport.lower.forms import Form, generate_forms
 from kronexport.measure.costs import measure_forms
 from kronexport.measure.micro import Trial
@@ -30,7 +31,7 @@ from kronexport.plan.in_context import tuned_plan
 from kronexport.plan.measured import Menu, measured_plan
 from kronexport.plan.rehearsal import Rehearsal
 from kronexport.records import Plan, Site, SitePlan, Speedup, Survey, silent
-from kronexport.request import check_request, instruments_for
+from kronexport.request import check_request
 from kronexport.stages.compress import scan_stage
 from kronexport.survey.project import Project
 

@@ -32,6 +32,7 @@ from kronexport.export.onnx_export import export_onnx, save_model
 from kronexport.export.replace import without_factors
 from kronexport.factorize.network import KroneckerNetwork
 from kronexport.files import write_text_aside
+from kronexport.instruments import instruments_for
 from kronexport.plan.given import given_plan
 from kronexport.plan.goals import missed_goals
 from kronexport.plan.plan_file import plan_toml
@@ -45,7 +46,6 @@ from kronexport.request import (
     check_plan_out,
     check_request,
     farm_of,
-    instruments_for,
     threads_of,
 )
 from kronexport.ship.output import OutputFolder, check_output, prepare_output, remove_stale

@@ -14,7 +14,7 @@ import onnx
 import pytest
 import torch
 
-from kronexport import request
+from kronexport import instruments
 from kronexport.backends.profile import load_target
 from kronexport.lower import simplify
 from kronexport.records import TargetReport
@@ -50,7 +50,11 @@ def nothing_is_timed() -> Iterator[None]:
         raise AssertionError("measured on a machine that is not the device")
 
     with pytest.MonkeyPatch.context() as patch:
-        for module, name in ((request, "measure_forms"), (request, "measured_costs"), (measure, "measure_pair")):
+        for module, name in (
+            (instruments, "measure_forms"),
+            (instruments, "measured_costs"),
+            (measure, "measure_pair"),
+        ):
             patch.setattr(module, name, refuse)
         for module, name in ((measure, "bench_models"), (realize, "score_engine")):
             patch.setattr(module, name, refuse)

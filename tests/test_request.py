@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from kronexport import request
+from kronexport import instruments
 from kronexport.backends.profile import load_target
 from kronexport.backends.trt_engine import Tool
 from kronexport.backends.trt_machine import TrtMachine
 from kronexport.config import BuildConfig
 from kronexport.factorize.gkpd import gkpd_structure
+from kronexport.instruments import clock_of, cost_model_of
 from kronexport.lower.forms import generate_forms
 from kronexport.machines.here import HERE
 from kronexport.machines.place import Place
@@ -21,7 +22,7 @@ from kronexport.measure.micro import Trial, micro_key
 from kronexport.measure.race import RaceTiming
 from kronexport.measure.work import MeasuredCost, work_of
 from kronexport.records import silent
-from kronexport.request import board_runtimes, clock_of, cost_model_of, race_timing, served_by
+from kronexport.request import board_runtimes, race_timing, served_by
 from tests.plan.samples import site, surveyed
 
 CPU = load_target("cpu")
@@ -48,7 +49,7 @@ class Timed:
 @pytest.fixture
 def timed(monkeypatch: pytest.MonkeyPatch) -> Timed:
     double = Timed([], [])
-    monkeypatch.setattr(request, "measure_forms", double)
+    monkeypatch.setattr(instruments, "measure_forms", double)
     return double
 
 
@@ -95,7 +96,7 @@ def test_the_cost_model_learns_from_other_layers_alone(monkeypatch: pytest.Monke
 
     found = []
     for layer in (own, other):
-        monkeypatch.setattr(request, "measured_costs", costs(layer))
+        monkeypatch.setattr(instruments, "measured_costs", costs(layer))
         found.append(cost_model_of(CONFIG, surveyed(PLACE), CPU))
     assert "no other layers were measured" in found[0].note
     assert f"fitted to {len(FORMS)} measurements of other layers" in found[1].note
