@@ -108,10 +108,14 @@ def _cp(shape: Size4) -> Iterator[tuple[list[Size4], tuple[int, ...]]]:
 
 
 def _sekron(shape: Size4) -> Iterator[tuple[list[Size4], tuple[int, ...]]]:
-    """Pointwise, k x k a channel, pointwise; and few whole channel matrices, each with a separable kernel."""
+    """Pointwise, k x k a channel, pointwise; and few whole channel matrices, each with a separable kernel.
+
+    With a second rank of 1 the former is CP.
+    """
     filters, channels, height, width = shape
     bottleneck: list[Size4] = [(filters, 1, 1, 1), (1, 1, height, width), (1, channels, 1, 1)]
-    for first, second in itertools.product(_parts(filters, (3, 4, 5, 6)), (2, 3)):
+    as_cp = ((rank, 1) for rank in _parts(filters, range(2, 9)))
+    for first, second in (*as_cp, *itertools.product(_parts(filters, (3, 4, 5, 6)), (2, 3))):
         yield bottleneck, (first, second)
     for split in (1, 2) if channels % 2 == 0 else (1,):
         separable: list[Size4] = [(filters, channels // split, 1, 1), (1, split, height, 1), (1, 1, 1, width)]

@@ -6,14 +6,15 @@ The plan has the least weight error at which the whole network has that many tim
 factors are fitted to 512 unlabelled training images; then the network is taught by the dense one. Accuracy is that of
 the averaged weights on all 10,000 test images; nothing is chosen by it: what is kept is the last epoch. A checkpoint is
 written after each epoch, so that the same command goes on where it was stopped. At the end FOLDER has the network in
-``factors.safetensors``.
+``factors.safetensors``. AdamW, since the factors of one method are larger than another's, and with them what a step of
+SGD does to a weight: at 0.005, a tenth of what suits GKPD, CP fell from 87.8 % to 15.9 % in 50 steps.
 """
 
 import argparse
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ from kronexport.records import InputSpec
 from kronexport.recover.batches import ImageBatches
 from kronexport.recover.checkpoint import EpochFigures
 from kronexport.recover.distil import Predictor, distil, predictor
-from kronexport.recover.recipe import Recipe
+from kronexport.recover.recipe import Optimizer, Recipe
 from kronexport.survey.sites import survey
 from kronexport.survey.weights import load_weights
 from sample_models import cifar10
@@ -86,11 +87,11 @@ def starting_point(model: nn.Module, args: argparse.Namespace) -> nn.Module:
 
 
 def recipe_of(args: argparse.Namespace) -> Recipe:
-    """SGD on a one-cycle schedule; nothing is chosen by the test images."""
+    """One recipe for all methods, on a one-cycle schedule; nothing is chosen by the test images."""
     return Recipe(
         epochs=args.epochs,
         block_epochs=args.block_epochs,
-        optimizer="sgd",
+        optimizer=args.optimizer,
         learning_rate=args.learning_rate,
         weight_decay=args.weight_decay,
         temperature=args.temperature,
@@ -160,7 +161,8 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--params-ratio", type=float, default=5.05, help="so many times fewer params in all")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--block-epochs", type=int, default=0, help="the first, which train each layer alone")
-    parser.add_argument("--learning-rate", type=float, default=0.05, help="at its peak")
+    parser.add_argument("--optimizer", default="adamw", choices=get_args(Optimizer))
+    parser.add_argument("--learning-rate", type=float, default=0.001, help="at its peak")
     parser.add_argument("--weight-decay", type=float, default=1e-4)
     parser.add_argument("--temperature", type=float, default=4.0)
     parser.add_argument("--cross-entropy", type=float, default=0.1, help="weight of the labels")
