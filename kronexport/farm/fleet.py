@@ -27,6 +27,9 @@ from kronexport.records import Precision
 REFERENCE_SECONDS: Final = 300.0
 """The longest that the reference may take, loading included."""
 
+READ_AGAIN: Final = 2
+"""So often a reference that has changed is run again: a board that was busy for a moment is the board that it was."""
+
 _SPREAD: Final = "race"
 """The task of forms of layers, whose times may come from any board; whole networks are timed on one, as they are."""
 _CHECKED: Final = (_SPREAD, "bench")
@@ -58,7 +61,7 @@ class Fleet:
     """See ``Machine``: the boards of one target that a farm has, as far as they are equal.
 
     A race is followed by the reference on the same board and in the same lease. Where that has changed the race is
-    run again elsewhere, and the board is quarantined.
+    run again, and so is the reference: a board that stays changed is quarantined.
 
     Args:
         farm: that they are in.
@@ -177,9 +180,17 @@ class Fleet:
         return scaled(result, board.factor) if job["task"] == _SPREAD else dict(result)
 
     def _drifts(self, board: Member, now: float) -> bool:
+        """Whether the reference after a job is not what it was; where it stays so the board is quarantined."""
         before, limit = board.reference_ms, self._terms.limits.drift
         if not has_drifted(now, before, self._terms.limits):
             return False
+        for _ in range(READ_AGAIN):
+            answer = self._begun([self._reference], [REFERENCE_SECONDS], self._reference_files, [board])()
+            if "error" in answer:
+                break
+            now = _reference_ms(answer["results"][0])
+            if not has_drifted(now, before, self._terms.limits):
+                return True
         reason = (
             f"its reference went from {before:.3g} to {now:.3g} ms (limit {100 * limit:.0f} %); what it ran was run "
             "elsewhere; start its worker again when the board is cool and idle"

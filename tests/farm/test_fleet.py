@@ -127,6 +127,20 @@ def test_a_board_that_drifts_is_quarantined_and_its_race_runs_elsewhere(farm: Fa
     assert any(note.startswith(f"{hot.name} is quarantined") for note in again.notes)
 
 
+def test_a_board_that_was_busy_for_a_moment_stays(farm: Farm, crew: Crew, tmp_path: Path) -> None:
+    """What it ran meanwhile is not believed."""
+    fleet = fleet_of(farm)
+    (first, *others) = crew.hands
+    leave(fleet, *others)
+    right = floors(race(fleet, tmp_path, "a"))
+    crew.forget()
+    first.becomes(speed=1.2, momentary=True)
+    assert floors(race(fleet, tmp_path, "a")) == right
+    assert len(crew.log("race")) == 2
+    assert fleet.width == 1
+    assert farm.told()[first.name]["state"] == "ready"
+
+
 def test_a_race_whose_worker_is_killed_runs_elsewhere(farm: Farm, crew: Crew, tmp_path: Path) -> None:
     """The others' are not run again, and what ran on the one that was killed has ended with it."""
     (victim,) = crew.hire()
