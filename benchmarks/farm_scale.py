@@ -5,7 +5,7 @@
 A scheduler in a process of its own; HOSTS processes of BOARDS / HOSTS dask workers each, every worker with one thread
 and one ``board:simulated``, as ``kronexport farm worker`` has it. A job is a function that returns at once: it sleeps
 not, and measures nothing. As many jobs are under way as there are boards. Hosts give way to the scheduler (``nice``),
-which would have a machine without them. In a second run one host is killed in the middle (5 % of the boards where there
+which has a core of its own on a farm. In a second run one host is killed in the middle (5 % of the boards where there
 are 20). ``--bytes`` of seeded noise travel with each job, as models do; ``--listed`` names the boards that a job may
 run on, as where one was set aside.
 """

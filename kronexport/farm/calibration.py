@@ -3,7 +3,7 @@
 A board whose reference differs by no more than times do anyhow counts as equal. One that differs by more is scaled: its
 times are multiplied by what the reference takes on the farm over what it takes on the board. One that differs by much
 more is set aside, for then it is something else than a little more or less of the same clock. One whose own reference
-does not stay what it was is quarantined, and what was timed since it last was right is not kept.
+does not stay what it was, nor comes back to it, is quarantined; what was timed since it last was right is not kept.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ class Limits:
     Attributes:
         same: within it a board is equal, and its times are taken as they are.
         most: above it a board is set aside.
-        drift: above it, between two runs on one board, the board is quarantined.
+        drift: above it, between two runs on one board, it is no longer what it was.
     """
 
     same: float = 0.03

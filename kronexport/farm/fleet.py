@@ -1,8 +1,10 @@
 """Equal boards of a farm as one machine: races run on any of them, all else on one, and each is checked as it goes."""
 
+import logging
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,11 +26,15 @@ from kronexport.measure.setting import Setting
 from kronexport.measure.store import Conditions, MeasurementStore, StoredTime, conditions_in
 from kronexport.records import Precision
 
+log = logging.getLogger("kronexport")
+
 REFERENCE_SECONDS: Final = 300.0
 """The longest that the reference may take, loading included."""
 
 READ_AGAIN: Final = 2
 """So often a reference that has changed is run again: a board that was busy for a moment is the board that it was."""
+IN_A_ROW: Final = 3
+"""So many jobs after which the reference has changed, if only for a moment, are no chance."""
 
 _SPREAD: Final = "race"
 """The task of forms of layers, whose times may come from any board; whole networks are timed on one, as they are."""
@@ -61,7 +67,7 @@ class Fleet:
     """See ``Machine``: the boards of one target that a farm has, as far as they are equal.
 
     A race is followed by the reference on the same board and in the same lease. Where that has changed the race is
-    run again, and so is the reference: a board that stays changed is quarantined.
+    run again, and so is the reference: a board that stays changed, or changes under each job, is quarantined.
 
     Args:
         farm: that they are in.
@@ -79,6 +85,7 @@ class Fleet:
         self._members = Members(terms.limits, farm.tell)
         self._looked = 0.0
         self._there: set[str] = set()
+        self._drifted: Counter[str] = Counter()
         self._reference, self._reference_files = _reference_job(terms)
         if not self._look():
             raise UserInputError(
@@ -153,7 +160,7 @@ class Fleet:
         return seen
 
     def _accepted(self, job: Job, answer: dict[str, Any]) -> dict[str, Any] | None:
-        """The result of a job; None where it has to run again, on another board.
+        """The result of a job; None where it has to run again.
 
         Raises:
             KronexportError: what the agent said.
@@ -165,11 +172,7 @@ class Fleet:
         board = self._members[answer["board"]]
         if not board.is_ready:
             return None
-        if "error" in answer:
-            told = answer["error"]
-            if not told["lost"]:
-                raise error_of(told["code"])(f"{board.seen.place}: {told['message']}")
-            self._members.leave(board.seen.name, "lost", f"{told['message']}; what it ran was run elsewhere")
+        if self._fails(board, answer):
             return None
         result, *reference = answer["results"]
         if reference and self._drifts(board, _reference_ms(reference[0])):
@@ -179,23 +182,36 @@ class Fleet:
             result["outputs_npz"] = job["outputs_npz"]
         return scaled(result, board.factor) if job["task"] == _SPREAD else dict(result)
 
-    def _drifts(self, board: Member, now: float) -> bool:
-        """Whether the reference after a job is not what it was; where it stays so the board is quarantined."""
-        before, limit = board.reference_ms, self._terms.limits.drift
-        if not has_drifted(now, before, self._terms.limits):
+    def _fails(self, board: Member, answer: dict[str, Any]) -> bool:
+        """Whether the board was lost; raises what the agent said where it was not."""
+        told = answer.get("error")
+        if told is None:
             return False
-        for _ in range(READ_AGAIN):
+        if not told["lost"]:
+            raise error_of(told["code"])(f"{board.seen.place}: {told['message']}")
+        self._members.leave(board.seen.name, "lost", f"{told['message']}; what it ran was run elsewhere")
+        return True
+
+    def _drifts(self, board: Member, now: float) -> bool:
+        """Whether the reference after a job is not what it was; where that is no chance the board is quarantined."""
+        name, before, limits = board.seen.name, board.reference_ms, self._terms.limits
+        if not has_drifted(now, before, limits):
+            self._drifted[name] = 0
+            return False
+        self._drifted[name] += 1
+        for _ in range(READ_AGAIN if self._drifted[name] < IN_A_ROW else 0):
             answer = self._begun([self._reference], [REFERENCE_SECONDS], self._reference_files, [board])()
-            if "error" in answer:
-                break
-            now = _reference_ms(answer["results"][0])
-            if not has_drifted(now, before, self._terms.limits):
+            if self._fails(board, answer):
+                return True
+            again = _reference_ms(answer["results"][0])
+            if not has_drifted(again, before, limits):
+                log.info("farm: %s: its reference took %.3g ms for a moment; the job runs again", name, now)
                 return True
         reason = (
-            f"its reference went from {before:.3g} to {now:.3g} ms (limit {100 * limit:.0f} %); what it ran was run "
-            "elsewhere; start its worker again when the board is cool and idle"
+            f"its reference went from {before:.3g} to {now:.3g} ms (limit {100 * limits.drift:.0f} %); what it ran was "
+            "run elsewhere; start its worker again when the board is cool and idle"
         )
-        self._members.leave(board.seen.name, "quarantined", reason)
+        self._members.leave(name, "quarantined", reason)
         return True
 
     def _home(self) -> Member:

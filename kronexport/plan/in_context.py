@@ -21,10 +21,10 @@ from kronexport.records import ModelFigures, Plan, Speedup
 KNOBS: Final = {"latency": "seconds", "memory": "weights"}
 """Goal name -> the field of ``Candidate`` whose sum is bounded for its sake."""
 
-AIM: Final = 0.99
-"""Of what a goal allows."""
+AIM: Final = 0.98
+"""Of what a goal allows: the finished network is measured once more, and that differs by a percent or two."""
 
-NEAR: Final = (0.97, 1.0)
+NEAR: Final = (0.96, 0.99)
 """Where a plan is good enough to stop."""
 
 MOST_RESERVE: Final = 1.05

@@ -3,9 +3,9 @@
     python scripted_agent.py JOB.json RESULT.json
 
 The environment variable FARM_BOARD names the board's JSON file: "speed" (2: all takes twice as long), "seconds" that
-each job really takes, what its environment has instead of the usual, "momentary", which makes the speed 1 after one
-reference, and "lost", which kills the agent. FARM_LOG names a file that gets a line of JSON for each job when it
-begins, and one when it ends.
+each job really takes, what its environment has instead of the usual, "momentary", by which a reference makes the speed
+1, "again", to which a race makes it then, and "lost", which kills the agent. FARM_LOG names a file that gets a line of
+JSON for each job when it begins, and one when it ends.
 """
 
 import hashlib
@@ -78,8 +78,9 @@ def main() -> None:
     Path(sys.argv[2]).write_text(
         json.dumps({**result, "task": job["task"], "environment": environment}), encoding="utf-8"
     )
-    if board.get("momentary") and names == ["reference"]:
-        Path(os.environ["FARM_BOARD"]).write_text(json.dumps({**board, "speed": 1.0}), encoding="utf-8")
+    speed = 1.0 if names == ["reference"] else board.get("again", board["speed"])
+    if board.get("momentary"):
+        Path(os.environ["FARM_BOARD"]).write_text(json.dumps({**board, "speed": speed}), encoding="utf-8")
     log(event="end", task=job["task"], names=names, models=digests)
 
 

@@ -13,7 +13,7 @@ from kronexport.backends.profile import load_target
 from kronexport.errors import BoardError, KronexportError, UserInputError
 from kronexport.farm.calibration import Limits
 from kronexport.farm.farm import Farm
-from kronexport.farm.fleet import Fleet, Terms
+from kronexport.farm.fleet import IN_A_ROW, Fleet, Terms
 from kronexport.measure import costs
 from kronexport.measure.costs import measure_forms
 from kronexport.measure.race import RaceTiming
@@ -139,6 +139,17 @@ def test_a_board_that_was_busy_for_a_moment_stays(farm: Farm, crew: Crew, tmp_pa
     assert len(crew.log("race")) == 2
     assert fleet.width == 1
     assert farm.told()[first.name]["state"] == "ready"
+
+
+def test_a_board_that_changes_under_each_job_is_quarantined(farm: Farm, crew: Crew, tmp_path: Path) -> None:
+    """Though it comes back each time: else its race would run for ever."""
+    (restless,) = crew.hire()
+    fleet = fleet_of(farm)
+    leave(fleet, *(hand for hand in crew.hands if hand is not restless))
+    restless.becomes(momentary=True, again=1.2)
+    with pytest.raises(BoardError, match=f"{restless.name} is quarantined: its reference went from 1 to 1.2 ms"):
+        race(fleet, tmp_path, "a")
+    assert len(crew.log("race")) == IN_A_ROW
 
 
 def test_a_race_whose_worker_is_killed_runs_elsewhere(farm: Farm, crew: Crew, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from kronexport.factorize.gkpd import gkpd_structure
 from kronexport.measure.setting import Setting, Timing
 from kronexport.plan.choose import GOALS_ALONE, Steering
 from kronexport.plan.goals import parse_goal
-from kronexport.plan.in_context import MOST_RESERVE, TRIES, tuned_plan
+from kronexport.plan.in_context import MOST_RESERVE, TRIES, goals_met, tuned_plan
 from kronexport.plan.rehearsal import Rehearsal, Rehearsed
 from kronexport.records import InputSpec, LatencyStats, ModelFigures, Plan, SitePlan, Speedup, silent
 
@@ -80,11 +80,18 @@ def test_a_goal_on_latency_is_met_and_hardly_more(latency: Callable[[int], float
 
 
 @pytest.mark.parametrize("goal", ["latency<=0.5", "latency<=5ms"])
-@pytest.mark.parametrize(("noise", "least"), [(0.02, 0.95), (0.4, 0.92)])
+@pytest.mark.parametrize(("noise", "least"), [(0.02, 0.94), (0.4, 0.91)])
 def test_a_noisy_rehearsal_has_to_meet_the_goal_at_the_slow_end(goal: str, noise: float, least: float) -> None:
     """But a machine that can tell nothing does not cost more than a twentieth of the time."""
     reached = tuned(Doubled(lambda macs: macs / 1000, noise=noise), PlanAt(), goal) / 1000
     assert least * 0.5 <= reached <= 0.5 * max(1 - noise, 1 / MOST_RESERVE)
+
+
+@pytest.mark.parametrize(("noise", "met"), [(0.0, True), (0.02, False)])
+def test_a_plan_meets_a_goal_at_the_slow_end_of_its_rehearsal(noise: float, met: bool) -> None:  # noqa: FBT001  expected
+    plan = PlanAt()(Steering({"seconds": 0.495}))
+    rehearsal = Doubled(lambda macs: macs / 1000, noise=noise)
+    assert goals_met(plan, [parse_goal("latency<=0.5")], rehearsal) == [met]
 
 
 def test_out_of_reach_the_fastest_is_taken() -> None:
@@ -116,7 +123,7 @@ def test_memory_has_a_knob_of_its_own() -> None:
 def test_memory_that_cannot_be_measured_turns_no_knob() -> None:
     """The first plan is kept, and the report will say why the goal has no value."""
     rehearsal = Doubled(lambda macs: macs / 1000)
-    assert tuned(rehearsal, PlanAt(), "memory<=0.5") == 495
+    assert tuned(rehearsal, PlanAt(), "memory<=0.5") == 490
     assert rehearsal.rehearsed == 1
 
 
