@@ -110,7 +110,7 @@ def _cp(shape: Size4) -> Iterator[tuple[list[Size4], tuple[int, ...]]]:
 def _sekron(shape: Size4) -> Iterator[tuple[list[Size4], tuple[int, ...]]]:
     """Pointwise, k x k a channel, pointwise; and few whole channel matrices, each with a separable kernel.
 
-    With a second rank of 1 the former is CP.
+    The bottleneck with a second rank of 1 is CP.
     """
     filters, channels, height, width = shape
     bottleneck: list[Size4] = [(filters, 1, 1, 1), (1, 1, height, width), (1, channels, 1, 1)]

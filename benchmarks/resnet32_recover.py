@@ -6,8 +6,7 @@ The plan has the least weight error at which the whole network has that many tim
 factors are fitted to 512 unlabelled training images; then the network is taught by the dense one. Accuracy is that of
 the averaged weights on all 10,000 test images; nothing is chosen by it: what is kept is the last epoch. A checkpoint is
 written after each epoch, so that the same command goes on where it was stopped. At the end FOLDER has the network in
-``factors.safetensors``. AdamW, since the factors of one method are larger than another's, and with them what a step of
-SGD does to a weight: at 0.005, a tenth of what suits GKPD, CP fell from 87.8 % to 15.9 % in 50 steps.
+``factors.safetensors``. AdamW for all, since a step of SGD depends on the size of a method's factors (docs/recover.md).
 """
 
 import argparse

@@ -115,7 +115,8 @@ def main() -> None:
     parser.add_argument("--goal", default="macs<=0.5")
     parser.add_argument("--tiles", type=int, default=256, help="to train on")
     parser.add_argument("--epochs", type=int, default=16)
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--learning-rate", type=float, default=0.0002, help="at its peak")
     args = parser.parse_args()
     profile = load_target(args.target)
     title = f"{args.goal}, {args.epochs} epochs on {args.tiles} tiles of {TILE} x {TILE}"
@@ -123,7 +124,8 @@ def main() -> None:
     write_inputs(args)
     rows = Rows(args.out / f"rows-{args.target}.json")
     rows.print("fitted", partial(built, "fitted", args))
-    trained = {"recover": str(args.out / "trained_on.npy"), "epochs": args.epochs, "recipe": {"batch": args.batch}}
+    recipe = {"batch": args.batch, "learning_rate": args.learning_rate}
+    trained = {"recover": str(args.out / "trained_on.npy"), "epochs": args.epochs, "recipe": recipe}
     rows.print("recovered", partial(built, "recovered", args, **trained))
 
 

@@ -1,10 +1,10 @@
 """``distil``: train a factorized network until it does what the dense one does (Hinton, Vinyals, Dean, 2015)."""
 
 import copy
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ from kronexport.survey.model import checked_module
 STAGE = "recover"
 _PROBED = 4
 """Batches on which loss and error are measured before and after."""
+FAR = 1.0
+"""By so much more than at first outputs may be off, as a part of their size: outputs of nothing but 0 are off by 1."""
 _DEFAULT = Recipe()
 
 Predictor = Callable[[NDArray[np.float32]], NDArray[Any]]
@@ -92,7 +94,8 @@ def distil(
         told: of every epoch, also of those that a checkpoint holds.
 
     Raises:
-        UserInputError: networks, data or checkpoint do not fit, or loss or weights are no longer finite.
+        UserInputError: networks, data or checkpoint do not fit, loss or weights are no longer finite, or the outputs
+            went far away from the teacher's.
         KronexportError: the disk is full; the checkpoint of the epoch before is there.
         OSError: the checkpoint's folder takes no files.
     """
@@ -112,14 +115,10 @@ def distil(
         if checkpoint is not None:
             run = identity(start, teacher, recipe, sample, len(source), is_scored=evaluate is not None)
             file = _File(Path(checkpoint), run, unwritable)
-        saved = _trained(trainer, source, file, evaluate=evaluate, clock=clock)
+        check = partial(_check_near, trainer, first, before.error)
+        saved = _trained(trainer, source, file, check, evaluate=evaluate, clock=clock)
         start.load_state_dict(saved.kept)
         after = _fit(trainer, start, first)
-    if not math.isfinite(after.loss + after.error):
-        raise UserInputError(
-            f"distil: the trained network has loss {after.loss:g} and error {after.error:g} to its teacher on the "
-            f"first batches, expected finite numbers; {remedy(recipe)}"
-        )
     return Distilled(start.cpu(), saved.figures, _kept_epoch(saved.figures, recipe), before, after)
 
 
@@ -158,9 +157,18 @@ class _File:
 
 
 def _trained(
-    trainer: Trainer, source: Source, file: _File | None, *, evaluate: Evaluator | None, clock: _Clock
+    trainer: Trainer,
+    source: Source,
+    file: _File | None,
+    check: Callable[[int], None],
+    *,
+    evaluate: Evaluator | None,
+    clock: _Clock,
 ) -> Saved:
-    """The run at its end; ``file`` holds it after every epoch, and is gone on from where it is of the same run."""
+    """The run at its end; ``file`` holds it after every epoch, and is gone on from where it is of the same run.
+
+    ``check`` may refuse what an epoch, which it is told, made of the network.
+    """
     begun = None if file is None else read_checkpoint(file.path, file.run, trainer.device)
     saved = begun or Saved((), {}, {})
     if begun is not None:
@@ -169,6 +177,7 @@ def _trained(
         clock.tell(figures)
     while not _is_done(saved, trainer.recipe):
         saved = _next_epoch(trainer, source, saved, evaluate, clock)
+        check(saved.figures[-1].epoch)
         if file is not None:
             file.write(saved)
         clock.tell(saved.figures[-1])
@@ -187,6 +196,16 @@ def _next_epoch(trainer: Trainer, source: Source, saved: Saved, evaluate: Evalua
     if _kept_epoch(so_far, recipe) == epoch:
         return Saved(so_far, trainer.state(), copy.deepcopy(trainer.averaged.state_dict()))
     return Saved(so_far, trainer.state(), saved.kept)
+
+
+def _check_near(trainer: Trainer, batches: list[Batch], before: float, epoch: int) -> None:
+    """Refuse to go on where the averaged weights are further than ``FAR`` from where training began."""
+    error = _fit(trainer, trainer.averaged, batches).error
+    if not error <= before + FAR:  # NaN is neither
+        raise UserInputError(
+            f"distil: after epoch {epoch} the outputs are {error:.3g} times their size from the teacher's, where they "
+            f"began at {before:.3g}; {remedy(trainer.recipe)}"
+        )
 
 
 def _remaining(before: tuple[EpochFigures, ...], took: float, epochs: int) -> float:
