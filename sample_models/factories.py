@@ -32,17 +32,25 @@ ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
     "srresnet": srresnet,
 }
 
+COMPRESSED = {"resnet32-cp-5x": "resnet32"}
+"""Those whose weights are factors, with the dense network that was compressed."""
+
 # EDSR is linear but for one ReLU a block.
 _GAINS = {"edsr8": 1.0}
 
 
 def build_trained(name: str, weights: Path) -> nn.Module:
-    """The network in eval mode with the state dict of a safetensors file; the caller's random state stays as it was.
+    """The network in eval mode with the values of a safetensors file; the caller's random state stays as it was.
 
-    Raises RuntimeError if the keys or shapes are not the architecture's.
+    Raises RuntimeError if the keys or shapes are not the architecture's; for a compressed network UserInputError, also
+    where its file is missing.
     """
     with torch.random.fork_rng(devices=[]):
-        model = ARCHITECTURES[name]()
+        model = ARCHITECTURES[COMPRESSED.get(name, name)]()
+    if name in COMPRESSED:
+        from kronexport.export.factors_file import load_compressed  # noqa: PLC0415  no other sample needs it
+
+        return load_compressed(model, weights).eval()
     model.load_state_dict(load_file(weights))
     return model.eval()
 

@@ -54,10 +54,13 @@ class Sample:
         return self.score if self.trained else None
 
     def factory(self) -> "nn.Module":
-        """The network in eval mode, with trained weights if there are any, else seeded ones."""
+        """The network in eval mode, with trained weights if there are any, else seeded ones.
+
+        A compressed network has no seeded ones: without its file it raises UserInputError.
+        """
         from sample_models import factories  # noqa: PLC0415  # loads torch
 
-        if self.trained:
+        if self.trained or self.name in factories.COMPRESSED:
             return factories.build_trained(self.name, self.weights)
         return factories.build_seeded(self.name)
 
@@ -76,6 +79,7 @@ SAMPLES: dict[str, Sample] = {
     "resnet32": _cifar10_classifier("resnet32", "CIFAR-10 ResNet of depth 32"),
     "resnet44": _cifar10_classifier("resnet44", "CIFAR-10 ResNet of depth 44"),
     "resnet56": _cifar10_classifier("resnet56", "CIFAR-10 ResNet of depth 56"),
+    "resnet32-cp-5x": _cifar10_classifier("resnet32-cp-5x", "CIFAR-10 ResNet-32, CP, 5.05x fewer params"),
     "resnet18": _imagenet_classifier("resnet18", "ImageNet ResNet-18"),
     "resnet34": _imagenet_classifier("resnet34", "ImageNet ResNet-34"),
     "resnet50": _imagenet_classifier("resnet50", "ImageNet ResNet-50, stride in the 3x3 conv"),

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from sample_models.factories import ARCHITECTURES
-from sample_models.registry import SAMPLES
 
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 CONV, PLAIN = ("weight", "bias"), ("weight",)
@@ -86,7 +85,7 @@ NAMES = {
 }
 
 
-@pytest.mark.parametrize("name", SAMPLES)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_names_are_the_public_ones(name: str) -> None:
     with torch.device("meta"):
         assert set(ARCHITECTURES[name]().state_dict()) == NAMES[name]

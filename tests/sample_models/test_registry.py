@@ -8,7 +8,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from kronexport.errors import UserInputError
+from kronexport.export.replace import without_factors
 from sample_models import factories, registry
+from sample_models.factories import COMPRESSED
 from sample_models.registry import SAMPLES, load_sample
 
 # Two images of a size that keeps the test fast; the networks for 224 x 224 take any multiple of 32.
@@ -24,7 +27,7 @@ _FAST = {
 
 
 def test_every_network_is_registered_under_its_own_name() -> None:
-    cifar = {"resnet20", "resnet32", "resnet44", "resnet56"}
+    cifar = {"resnet20", "resnet32", "resnet44", "resnet56", *COMPRESSED}
     imagenet = {"resnet18", "resnet34", "resnet50", "mobilenetv2", "seresnet50", "vgg11"}
     assert set(SAMPLES) == {*cifar, *imagenet, "edsr8", "srresnet"}
     assert all(sample.name == name for name, sample in SAMPLES.items())
@@ -109,11 +112,22 @@ def test_importing_the_registry_does_not_load_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.skipif(not SAMPLES["resnet20"].trained, reason="the trained weights are not in this checkout")
-def test_shipped_resnet20_is_as_good_as_its_recipe_says() -> None:
-    """91 % on 10,000 images, less three standard errors of 512 (3.8 points)."""
-    sample = SAMPLES["resnet20"]
-    model = sample.factory()
+def test_compressed_network_without_its_factors_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Seeded factors would be no compressed network."""
+    monkeypatch.setattr(registry, "WEIGHTS_FOLDER", tmp_path)
+    with pytest.raises(UserInputError, match=r"resnet32-cp-5x\.safetensors: there is no such file"):
+        load_sample("resnet32-cp-5x").factory()
+
+
+# What the weights' README says in percent, less three standard errors of 512 images.
+LEAST = {"resnet20": 92.34 - 3.6, "resnet32-cp-5x": 91.10 - 3.8}
+
+
+@pytest.mark.parametrize("name", LEAST)
+def test_shipped_network_is_as_good_as_its_recipe_says(name: str) -> None:
+    """In the dense form, for a factorized layer makes its weight anew for each image."""
+    sample = SAMPLES[name]
+    model, _ = without_factors(sample.factory())
 
     @torch.inference_mode()
     def predict(images: np.ndarray) -> np.ndarray:
@@ -121,4 +135,14 @@ def test_shipped_resnet20_is_as_good_as_its_recipe_says() -> None:
         return logits
 
     assert sample.evaluator is not None
-    assert sample.evaluator(predict) > 91 - 3.8
+    assert sample.evaluator(predict) > LEAST[name]
+
+
+@pytest.mark.parametrize("name", sorted(COMPRESSED))
+def test_compressed_network_has_a_fifth_of_the_params(name: str) -> None:
+    dense, compressed = (
+        sum(one.numel() for one in model.parameters())
+        for model in (factories.build_seeded("resnet32"), SAMPLES[name].factory())
+    )
+    assert dense == 464_154
+    assert compressed <= dense / 5
