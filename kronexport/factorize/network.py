@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from opt_einsum import contract
 
 from kronexport.errors import UserInputError
 from kronexport.records import Structure
@@ -100,7 +101,8 @@ class KroneckerNetwork:
 
     def to_dense(self) -> NDArray[Any]:
         """The weight [F, C, kh, kw] that the network stands for."""
-        product = np.einsum(einsum_equation(self.structure), *self.factors, optimize=True)
+        # numpy's own einsum leaves a rank axis that more than two factors share to a plain loop
+        product = contract(einsum_equation(self.structure), *self.factors)
         return np.asarray(product).reshape(self.structure.weight_shape)
 
 

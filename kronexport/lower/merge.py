@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from opt_einsum import contract
 
 from kronexport.factorize.network import KroneckerNetwork, einsum_equation
 from kronexport.lower.axes import sized_axes
@@ -108,7 +109,7 @@ def _product(network: KroneckerNetwork, part: Part, kept: str) -> NDArray[Any]:
     """The members of a part multiplied; rank axes that are not ``kept`` are summed away."""
     members = _of_factors(network.structure, tuple(network.structure.factors[k] for k in part))
     operands = [network.factors[k].astype(np.float64) for k in part]
-    return np.asarray(np.einsum(einsum_equation(members, kept), *operands, optimize=True))
+    return np.asarray(contract(einsum_equation(members, kept), *operands))
 
 
 def _of_factors(structure: Structure, factors: tuple[FactorShape, ...]) -> Structure:
