@@ -32,7 +32,7 @@ from kronexport.records import InputSpec
 from kronexport.recover.batches import ImageBatches
 from kronexport.recover.checkpoint import EpochFigures
 from kronexport.recover.distil import Predictor, distil, predictor
-from kronexport.recover.recipe import Optimizer, Recipe
+from kronexport.recover.recipe import Norms, Optimizer, Recipe
 from kronexport.survey.sites import survey
 from kronexport.survey.weights import load_weights
 from sample_models import cifar10
@@ -78,7 +78,9 @@ def fitted(model: nn.Module, method: str, ratio: float, images: NDArray[np.float
 
 
 def starting_point(model: nn.Module, args: argparse.Namespace) -> nn.Module:
-    """The fitted network, from FOLDER where an earlier run fitted it by the same method to the same ratio."""
+    """``--start``, or the fitted network, from FOLDER where an earlier run fitted it by the same method and ratio."""
+    if args.start is not None:
+        return load_compressed(model, args.start).eval()
     file = args.out / f"start-{args.method}-{args.params_ratio:g}.safetensors"
     if not file.exists():
         save_compressed(fitted(model, args.method, args.params_ratio, calibration_images(args.data)), file)
@@ -97,6 +99,7 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
         cross_entropy=args.cross_entropy,
         features=args.features,
         ema=args.ema,
+        norms=args.norms,
         keep="last",
         seed=args.seed,
     )
@@ -114,7 +117,7 @@ def run(args: argparse.Namespace) -> None:
     batches = ImageBatches(pixels, labels, recipe.batch, recipe.augment, normalized())
     print(heading(title(dense, start, args), COLUMNS), flush=True)
     cpu = torch.device("cpu")
-    for name, network in (("dense", dense), ("fitted", start)):
+    for name, network in (("dense", dense), ("start", start)):
         print(line([name, "", f"{test.accuracy(predictor(network, cpu)):.2f}", "", ""]), flush=True)
     curve: list[dict[str, Any]] = []
 
@@ -158,6 +161,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder of this run alone; it goes on from there")
     parser.add_argument("--method", default="gkpd", choices=list(CANDIDATES))
     parser.add_argument("--params-ratio", type=float, default=5.05, help="so many times fewer params in all")
+    parser.add_argument("--start", type=Path, help="factors to go on from, instead of fitting them")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--block-epochs", type=int, default=0, help="the first, which train each layer alone")
     parser.add_argument("--optimizer", default="adamw", choices=get_args(Optimizer))
@@ -167,6 +171,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--cross-entropy", type=float, default=0.1, help="weight of the labels")
     parser.add_argument("--features", type=float, default=0.0, help="weight of the layers' own outputs")
     parser.add_argument("--ema", type=float, default=0.999, help="decay of the moving average of the weights")
+    parser.add_argument("--norms", default="auto", choices=get_args(Norms), help="whether BatchNorms go by the batch")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--images", type=int, default=50_000, help="train on so many of the images alone")
