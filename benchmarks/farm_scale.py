@@ -1,13 +1,13 @@
-"""What dask's scheduler costs a farm of many boards. The boards are simulated, the scheduler and its workers are real.
+"""What dask's scheduler costs a farm of many boards. The boards are simulated; scheduler, workers and client are real.
 
     python -m benchmarks.farm_scale --boards 1000 --jobs 10000 [--hosts 20] [--bytes 0] [--listed]
 
 A scheduler in a process of its own; HOSTS processes of BOARDS / HOSTS dask workers each, every worker with one thread
-and one ``board:simulated``, as ``kronexport farm worker`` has it. A job is a function that returns at once: it sleeps
-not, and measures nothing. As many jobs are under way as there are boards. Hosts give way to the scheduler (``nice``),
-which has a core of its own on a farm. In a second run one host is killed in the middle (5 % of the boards where there
-are 20). ``--bytes`` of seeded noise travel with each job, as models do; ``--listed`` names the boards that a job may
-run on, as where one was set aside.
+and one ``board:simulated``, as ``kronexport farm worker`` has it. The client is a plan's: a thread a board, which
+begins a job, waits for it and looks after its boards. A job returns at once: it sleeps not, and measures nothing. Hosts
+give way to the scheduler (``nice``), which has a core of its own on a farm. In a second run one host is killed in the
+middle (5 % of the boards where there are 20). ``--bytes`` of seeded noise travel with each job, as models do;
+``--listed`` names the boards that a job may run on, as where one was set aside.
 """
 
 import argparse
@@ -20,8 +20,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,10 +32,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import dask
-import distributed
-from distributed import Client, Worker, as_completed
+from distributed import Worker, WorkerPlugin
 
-from kronexport.farm.farm import QUIET, resource_of
+from kronexport.farm.farm import ANNOUNCED, QUIET, WATCH_SECONDS, Farm, resource_of
+from kronexport.farm.jobs import SEAT
+from kronexport.farm.parcel import Files, Job
+from kronexport.farm.versions import own_versions
 
 PROFILE: Final = "simulated"
 COLUMNS: Final = (
@@ -54,9 +58,21 @@ _POLL_SECONDS: Final = 0.2
 _START_SECONDS: Final = 300.0
 
 
-def simulated_job(number: int, payload: bytes) -> dict[str, Any]:
-    """A job of no duration on no board: nothing in what it returns was measured."""
-    return {"simulated": True, "number": number, "bytes": len(payload), "worker": distributed.get_worker().name}
+class SimulatedSeat(WorkerPlugin):
+    """In the place of a board: nothing in what it returns was measured. Each run is a line of the file ``runs``."""
+
+    name = SEAT
+
+    def __init__(self, runs: Path) -> None:
+        self._runs = runs
+
+    def run(self, _key: str, jobs: Sequence[Job], _seconds: Sequence[float], files: Files) -> dict[str, Any]:
+        """As ``Seat.run``."""
+        (job,) = jobs
+        with self._runs.open("a", encoding="utf-8") as stream:
+            stream.write(f"{job['number']}\n")
+        result = {"simulated": True, "number": job["number"], "bytes": sum(map(len, files.values()))}
+        return {"results": [result], "outputs": [None]}
 
 
 @dataclass(frozen=True)
@@ -101,7 +117,7 @@ def main() -> None:
     """Print a row without and a row with a host that is killed."""
     arguments = _parser().parse_args()
     if arguments.host:
-        asyncio.run(_host(arguments.host, arguments.boards, arguments.first))
+        asyncio.run(_host(arguments.host, arguments.boards, arguments.first, arguments.runs))
         return
     from benchmarks.table import head, line  # noqa: PLC0415  loads torch, of which hosts have no need
 
@@ -117,29 +133,30 @@ def main() -> None:
 def flooded(arguments: argparse.Namespace, *, killed: bool) -> Flood:
     """All jobs through a scheduler of their own, with or without a host that is killed in the middle."""
     with ExitStack() as stack:
+        runs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kronexport-scale-")), "runs")
         scheduler = stack.enter_context(running_scheduler())
         empty = scheduler.memory
         each = arguments.boards // arguments.hosts
-        hosts = [stack.enter_context(_process(scheduler, each, host * each)) for host in range(arguments.hosts)]
-        stack.enter_context(dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TB"}))
-        client = stack.enter_context(Client(scheduler.address, set_as_default=False))
-        client.wait_for_workers(each * arguments.hosts, timeout=_START_SECONDS)
+        boards = each * arguments.hosts
+        hosts = [stack.enter_context(_process(scheduler, each, host * each, runs)) for host in range(arguments.hosts)]
+        farm = stack.enter_context(Farm(scheduler.address))
+        _wait_for(farm, boards)
         staffed, cpu, begun = scheduler.memory, scheduler.cpu_seconds, time.monotonic()
-        addresses = list(client.scheduler_info()["workers"]) if arguments.listed else None
         middle = arguments.jobs // 2 if killed else -1
         numbers: list[int] = []
-        for done, number in enumerate(_results(client, arguments, addresses)):
+        pool = stack.enter_context(ThreadPoolExecutor(boards))
+        for done, number in enumerate(_results(pool, farm, arguments)):
             numbers.append(number)
             if done == middle:
                 os.kill(hosts[0].pid, signal.SIGKILL)
         seconds = time.monotonic() - begun
         return Flood(
-            boards=each * arguments.hosts,
+            boards=boards,
             jobs=arguments.jobs,
             payload=arguments.bytes,
             boards_lost=each if killed else 0,
             jobs_lost=arguments.jobs - len(set(numbers)),
-            run_twice=len(numbers) - len(set(numbers)),
+            run_twice=len(runs.read_text(encoding="utf-8").split()) - arguments.jobs,
             seconds=seconds,
             cpu_seconds=scheduler.cpu_seconds - cpu,
             empty=empty,
@@ -163,29 +180,50 @@ def row(flood: Flood) -> list[str]:
     return [*map(str, counts), *(f"{value:.2f}" for value in times), *megabytes]
 
 
-def _results(client: Client, arguments: argparse.Namespace, addresses: list[str] | None) -> Iterator[int]:
-    """The numbers of the jobs as they come back; as many are under way as there are boards."""
+def _wait_for(farm: Farm, boards: int) -> None:
+    until = time.monotonic() + _START_SECONDS
+    while len(farm.seen()) < boards:
+        if time.monotonic() > until:
+            raise RuntimeError(f"{len(farm.seen())} of {boards} boards came within {_START_SECONDS:.0f} s")
+        time.sleep(_POLL_SECONDS)
+
+
+def _results(pool: ThreadPoolExecutor, farm: Farm, arguments: argparse.Namespace) -> Iterator[int]:
+    """The numbers of the jobs as they come back; as many are under way as there are threads."""
     noise = random.Random(0)  # noqa: S311  no secret
-    payload = noise.randbytes(arguments.bytes)
+    files = {"/noise": noise.randbytes(arguments.bytes)} if arguments.bytes else {}
+    addresses = [one.address for one in farm.seen()] if arguments.listed else None
+    watch = _watch(farm)
 
-    def submitted(number: int) -> "distributed.Future[dict[str, Any]]":
-        resources = {resource_of(PROFILE): 1}
-        return client.submit(simulated_job, number, payload, resources=resources, workers=addresses, pure=False)
-
-    waiting = iter(range(arguments.jobs))
-    first = [submitted(number) for _, number in zip(range(arguments.boards), waiting, strict=False)]
-    pending = as_completed(first, loop=client.loop, with_results=True)
-    for _, result in pending:
+    def run(number: int) -> int:
+        future = farm.begin([{"number": number}], [1.0], files, PROFILE, addresses)
+        (result,) = farm.finish(future, watch)["results"]
         if not result["simulated"]:
             raise AssertionError(result)
-        yield int(result["number"])
-        following = next(waiting, None)
-        if following is not None:
-            pending.add(submitted(following))
+        return int(result["number"])
+
+    for done in as_completed([pool.submit(run, number) for number in range(arguments.jobs)]):
+        yield done.result()
 
 
-async def _host(address: str, boards: int, first: int) -> None:
+def _watch(farm: Farm) -> Callable[[], None]:
+    """Looks at the boards once in ``WATCH_SECONDS``, whichever thread asks, as a fleet does."""
+    lock = threading.Lock()
+    looked = time.monotonic()
+
+    def look() -> None:
+        nonlocal looked
+        with lock:
+            if time.monotonic() > looked + WATCH_SECONDS:
+                farm.seen()
+                looked = time.monotonic()
+
+    return look
+
+
+async def _host(address: str, boards: int, first: int, runs: Path) -> None:
     """So many workers in this process, until it is ended."""
+    told = {"board": PROFILE, "place": "nowhere", "versions": own_versions()}
     with dask.config.set(QUIET):
         workers = [
             Worker(
@@ -193,6 +231,8 @@ async def _host(address: str, boards: int, first: int) -> None:
                 nthreads=1,
                 name=f"{PROFILE}-{first + number}",
                 resources={resource_of(PROFILE): 1},
+                startup_information={ANNOUNCED: lambda _worker: told},
+                plugins=(SimulatedSeat(runs),),
                 memory_limit=0,
             )
             for number in range(boards)
@@ -216,8 +256,8 @@ def running_scheduler() -> Iterator[Scheduler]:
 
 
 @contextmanager
-def _process(scheduler: Scheduler, boards: int, first: int) -> "Iterator[subprocess.Popen[bytes]]":
-    options = ["--host", scheduler.address, "--boards", str(boards), "--first", str(first)]
+def _process(scheduler: Scheduler, boards: int, first: int, runs: Path) -> "Iterator[subprocess.Popen[bytes]]":
+    options = ["--host", scheduler.address, "--boards", str(boards), "--first", str(first), "--runs", str(runs)]
     with ended(["nice", "-n", GIVES_WAY, sys.executable, "-m", "benchmarks.farm_scale", *options]) as process:
         yield process
 
@@ -246,6 +286,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--bytes", type=int, default=0, help="that travel with each job")
     parser.add_argument("--listed", action="store_true", help="each job names the workers that it may run on")
     parser.add_argument("--host", help="internal: the scheduler that this process's workers serve")
+    parser.add_argument("--runs", type=Path, help="internal: the file that each run of a job is told to")
     parser.add_argument("--first", type=int, default=0, help="internal: number of the first of them")
     return parser
 

@@ -1,9 +1,10 @@
 """A farm as a client sees it: dask's scheduler, the boards that its workers have, and jobs on them."""
 
+import asyncio
 import logging
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -16,6 +17,7 @@ from distributed.client import ClosedClientError
 from kronexport.errors import BoardError, MissingRuntimeError
 from kronexport.farm.address import checked_address
 from kronexport.farm.jobs import run_jobs
+from kronexport.farm.outbox import Outbox
 from kronexport.farm.parcel import Files, Job
 from kronexport.farm.versions import misfit, of_scheduler
 
@@ -39,6 +41,8 @@ _GONE: Final = (OSError, AttributeError, RuntimeError, ClosedClientError)
 """What dask raises of a client that has lost its scheduler; a timeout is an OSError."""
 _LARGE_JOBS: Final = {"distributed.admin.large-graph-warning-threshold": "1TB"}
 """A job holds its models."""
+_GRAPH_BYTES: Final = 2**24
+"""Of the jobs that travel in one graph, which the scheduler reads at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,35 @@ class Seen:
     place: str
     versions: Mapping[str, str]
     jobs: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """``arguments`` of ``run_jobs``, and the boards that it may run on; ``addresses`` None: any of ``profile``."""
+
+    arguments: tuple[list[Job], list[float], Files]
+    profile: str
+    addresses: tuple[str, ...] | None
+
+    @property
+    def size(self) -> int:
+        """Bytes of its files."""
+        return sum(map(len, self.arguments[2].values()))
+
+
+def _graphs(orders: Sequence[_Order]) -> list[list[int]]:
+    """Which orders travel together: those for the same boards, of ``_GRAPH_BYTES`` at most unless it is one."""
+    graphs: list[list[int]] = []
+    latest: dict[tuple[str, tuple[str, ...] | None], tuple[list[int], int]] = {}
+    for index, order in enumerate(orders):
+        boards = order.profile, order.addresses
+        graph, size = latest.get(boards, ([], 0))
+        if not graph or size + order.size > _GRAPH_BYTES:
+            graph, size = [], 0
+            graphs.append(graph)
+        graph.append(index)
+        latest[boards] = graph, size + order.size
+    return graphs
 
 
 def resource_of(profile: str) -> str:
@@ -87,6 +120,7 @@ class Farm:
         except (OSError, ValueError, TypeError) as error:  # TypeError: tls:// without certificates
             raise BoardError(f"--farm {address}: no scheduler there: {error}; {REMEDY}") from error
         self._under_way: set[Future[Any]] = set()
+        self._outbox: Outbox[_Order, Future[Any]] = Outbox(self._submitted)
         told = self._asked("versions")
         reason = misfit(of_scheduler(told), "the scheduler")
         if reason is not None:
@@ -154,19 +188,27 @@ class Farm:
 
         A job whose worker is lost runs on another of these.
         """
-        with self._there(), dask.config.set(_LARGE_JOBS):
-            future = self._client.submit(
-                run_jobs,
-                list(jobs),
-                list(seconds),
-                files,
-                key=f"kronexport-{uuid.uuid4().hex}",
-                workers=None if addresses is None else list(addresses),
-                resources={resource_of(profile): 1},
-                pure=False,
-            )
-        self._under_way.add(future)
-        return future
+        at = None if addresses is None else tuple(sorted(addresses))
+        with self._there():
+            return self._outbox.put(_Order((list(jobs), list(seconds), files), profile, at))
+
+    def _submitted(self, orders: Sequence[_Order]) -> "list[Future[Any]]":
+        """A future for each order."""
+        futures: dict[int, Future[Any]] = {}
+        for indices in _graphs(orders):
+            first = orders[indices[0]]
+            with dask.config.set(_LARGE_JOBS):
+                begun = self._client.map(
+                    run_jobs,
+                    *zip(*(orders[index].arguments for index in indices), strict=True),
+                    key=[f"kronexport-{uuid.uuid4().hex}" for _ in indices],
+                    workers=None if first.addresses is None else list(first.addresses),
+                    resources={resource_of(first.profile): 1},
+                    pure=False,
+                )
+            self._under_way.update(begun)
+            futures.update(zip(indices, begun, strict=True))
+        return [futures[index] for index in range(len(orders))]
 
     def finish(self, future: "Future[Any]", watch: Callable[[], None]) -> dict[str, Any]:
         """What ``run_jobs`` answers.
@@ -176,11 +218,15 @@ class Farm:
         Raises:
             BoardError: several workers died of the jobs, or the scheduler is gone.
         """
+        # not by future.result(timeout=...): dask fetches results together, and who gives up waiting would cancel all
+        loop: Any = self._client.loop
+        gathered = self._client.gather([future], asynchronous=True)
+        fetched = asyncio.run_coroutine_threadsafe(gathered, loop.asyncio_loop)
         try:
-            while True:
-                with suppress(TimeoutError):
-                    return cast("dict[str, Any]", future.result(timeout=WATCH_SECONDS))
+            while not wait([fetched], timeout=WATCH_SECONDS).done:
                 watch()
+            (answer,) = fetched.result()
+            return cast("dict[str, Any]", answer)
         except KilledWorker as error:
             raise BoardError(f"--farm {self.address}: several workers died of one job: {error}") from error
         except CancelledError as error:
