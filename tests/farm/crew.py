@@ -39,8 +39,19 @@ class Crew:
         """One for all boards, for all of them are this machine."""
         return self.folder / "lease"
 
-    def hire(self, *, kind: str = "scripted", count: int = 1, lease: Path | None = None, **board: Any) -> list[Hand]:
-        """Start workers; they serve when this returns. Scripted boards have leases of their own."""
+    def hire(
+        self,
+        *,
+        kind: str = "scripted",
+        count: int = 1,
+        lease: Path | None = None,
+        device: str | None = None,
+        **board: Any,
+    ) -> list[Hand]:
+        """Start workers; they serve when this returns. Scripted boards have leases of their own.
+
+        ``device``: where a real board is; None: it is this machine.
+        """
         numbers = range(len(self.hands), len(self.hands) + count)
         started = []
         for number in numbers:
@@ -48,7 +59,15 @@ class Crew:
             path.write_text(json.dumps({"speed": 1.0, **board}), encoding="utf-8")
             own = lease or (self.folder / f"lease-{number}" if kind == "scripted" else self.lease)
             process = subprocess.Popen(
-                [sys.executable, "-m", "tests.farm.worker_process", self.address, str(own), kind],
+                [
+                    sys.executable,
+                    "-m",
+                    "tests.farm.worker_process",
+                    self.address,
+                    str(own),
+                    kind,
+                    *([device] if device else []),
+                ],
                 cwd=ROOT,
                 env={**os.environ, "FARM_BOARD": str(path), "FARM_LOG": str(self.folder / "log.jsonl")},
                 stdout=subprocess.PIPE,

@@ -1,6 +1,6 @@
-"""A worker as ``kronexport farm worker`` runs it, with a lease of its own: python -m ... FARM LEASE real|scripted.
+"""A worker as ``kronexport farm worker`` runs it, with a lease of its own: python -m ... FARM LEASE KIND [DEVICE].
 
-A scripted board is the target openvino, a real one is this machine and the target cpu.
+A ``scripted`` board is the target openvino; a ``real`` one has the target cpu, and is this machine or at DEVICE.
 """
 
 import sys
@@ -12,11 +12,11 @@ from kronexport.farm.worker import serve
 SCRIPTED = (sys.executable, "-m", "tests.farm.scripted_child")
 
 if __name__ == "__main__":
-    farm, lease, kind = sys.argv[1:]
+    farm, lease, kind, *device = sys.argv[1:]
     try:
         serve(
             farm,
-            BoardSpec("openvino" if kind == "scripted" else "cpu", lease=lease),
+            BoardSpec("openvino" if kind == "scripted" else "cpu", *device, python=sys.executable, lease=lease),
             SCRIPTED if kind == "scripted" else COMMAND,
             tell=lambda text: print(text, flush=True),  # noqa: T201  how the test learns its name
         )
