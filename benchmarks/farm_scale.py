@@ -13,6 +13,7 @@ middle (5 % of the boards where there are 20). ``--bytes`` of seeded noise trave
 import argparse
 import asyncio
 import json
+import logging
 import os
 import platform
 import random
@@ -23,7 +24,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Executor, as_completed
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,10 +35,14 @@ from typing import Any, Final
 import dask
 from distributed import Worker, WorkerPlugin
 
+from kronexport.errors import BoardError
 from kronexport.farm.farm import ANNOUNCED, QUIET, WATCH_SECONDS, Farm, resource_of
 from kronexport.farm.jobs import SEAT
 from kronexport.farm.parcel import Files, Job
 from kronexport.farm.versions import own_versions
+from kronexport.measure.lanes import lanes
+
+log = logging.getLogger("kronexport")
 
 PROFILE: Final = "simulated"
 COLUMNS: Final = (
@@ -144,7 +149,7 @@ def flooded(arguments: argparse.Namespace, *, killed: bool) -> Flood:
         staffed, cpu, begun = scheduler.memory, scheduler.cpu_seconds, time.monotonic()
         middle = arguments.jobs // 2 if killed else -1
         numbers: list[int] = []
-        pool = stack.enter_context(ThreadPoolExecutor(boards))
+        pool = stack.enter_context(lanes(boards))
         for done, number in enumerate(_results(pool, farm, arguments)):
             numbers.append(number)
             if done == middle:
@@ -188,8 +193,8 @@ def _wait_for(farm: Farm, boards: int) -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def _results(pool: ThreadPoolExecutor, farm: Farm, arguments: argparse.Namespace) -> Iterator[int]:
-    """The numbers of the jobs as they come back; as many are under way as there are threads."""
+def _results(pool: Executor, farm: Farm, arguments: argparse.Namespace) -> Iterator[int]:
+    """The numbers of the jobs as they come back, but for those that are lost; ``pool`` has a thread a board."""
     noise = random.Random(0)  # noqa: S311  no secret
     files = {"/noise": noise.randbytes(arguments.bytes)} if arguments.bytes else {}
     addresses = [one.address for one in farm.seen()] if arguments.listed else None
@@ -198,12 +203,15 @@ def _results(pool: ThreadPoolExecutor, farm: Farm, arguments: argparse.Namespace
     def run(number: int) -> int:
         future = farm.begin([{"number": number}], [1.0], files, PROFILE, addresses)
         (result,) = farm.finish(future, watch)["results"]
-        if not result["simulated"]:
-            raise AssertionError(result)
-        return int(result["number"])
+        if not result["simulated"] or result["number"] != number:
+            raise AssertionError(f"job {number} came back as {result}")
+        return number
 
     for done in as_completed([pool.submit(run, number) for number in range(arguments.jobs)]):
-        yield done.result()
+        try:
+            yield done.result()
+        except BoardError as error:
+            log.warning("%s", error)
 
 
 def _watch(farm: Farm) -> Callable[[], None]:

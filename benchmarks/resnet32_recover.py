@@ -117,7 +117,7 @@ def run(args: argparse.Namespace) -> None:
     batches = ImageBatches(pixels, labels, recipe.batch, recipe.augment, normalized())
     print(heading(title(dense, start, args), COLUMNS), flush=True)
     cpu = torch.device("cpu")
-    for name, network in (("dense", dense), ("start", start)):
+    for name, network in (("dense", dense), ("fitted" if args.start is None else "start", start)):
         print(line([name, "", f"{test.accuracy(predictor(network, cpu)):.2f}", "", ""]), flush=True)
     curve: list[dict[str, Any]] = []
 
@@ -143,7 +143,7 @@ def title(dense: nn.Module, start: nn.Module, args: argparse.Namespace) -> str:
     """What is trained, and how large it is."""
     before, after = (sum(one.numel() for one in model.parameters()) for model in (dense, start))
     sizes = f"{after:,} params of {before:,}, {before / after:.2f}x fewer"
-    return f"{args.method}, {sizes}; {args.epochs} epochs, seed {args.seed}"
+    return f"{args.start or args.method}, {sizes}; {args.epochs} epochs, seed {args.seed}"
 
 
 def cells(figures: EpochFigures) -> list[str]:
@@ -161,7 +161,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder of this run alone; it goes on from there")
     parser.add_argument("--method", default="gkpd", choices=list(CANDIDATES))
     parser.add_argument("--params-ratio", type=float, default=5.05, help="so many times fewer params in all")
-    parser.add_argument("--start", type=Path, help="factors to go on from, instead of fitting them")
+    parser.add_argument("--start", type=Path, help="factors to go on from instead of fitting those of a method")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--block-epochs", type=int, default=0, help="the first, which train each layer alone")
     parser.add_argument("--optimizer", default="adamw", choices=get_args(Optimizer))

@@ -101,7 +101,7 @@ class KroneckerNetwork:
 
     def to_dense(self) -> NDArray[Any]:
         """The weight [F, C, kh, kw] that the network stands for."""
-        # numpy's own einsum leaves a rank axis that more than two factors share to a plain loop
+        # not numpy's einsum: it makes nothing larger than its result, and CP of a high rank by one plain loop instead
         product = contract(einsum_equation(self.structure), *self.factors)
         return np.asarray(product).reshape(self.structure.weight_shape)
 

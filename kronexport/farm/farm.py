@@ -67,7 +67,7 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class _Order:
+class _Call:
     """``arguments`` of ``run_jobs``, and the boards that it may run on; ``addresses`` None: any of ``profile``."""
 
     arguments: tuple[list[Job], list[float], Files]
@@ -80,19 +80,19 @@ class _Order:
         return sum(map(len, self.arguments[2].values()))
 
 
-def _graphs(orders: Sequence[_Order]) -> list[list[int]]:
-    """Which orders travel together: those for the same boards, of ``_GRAPH_BYTES`` at most unless it is one."""
-    graphs: list[list[int]] = []
+def _together(calls: Sequence[_Call]) -> list[list[int]]:
+    """Which calls travel in one graph: those for the same boards, of ``_GRAPH_BYTES`` at most unless it is one."""
+    groups: list[list[int]] = []
     latest: dict[tuple[str, tuple[str, ...] | None], tuple[list[int], int]] = {}
-    for index, order in enumerate(orders):
-        boards = order.profile, order.addresses
-        graph, size = latest.get(boards, ([], 0))
-        if not graph or size + order.size > _GRAPH_BYTES:
-            graph, size = [], 0
-            graphs.append(graph)
-        graph.append(index)
-        latest[boards] = graph, size + order.size
-    return graphs
+    for index, call in enumerate(calls):
+        boards = call.profile, call.addresses
+        group, size = latest.get(boards, ([], 0))
+        if not group or size + call.size > _GRAPH_BYTES:
+            group, size = [], 0
+            groups.append(group)
+        group.append(index)
+        latest[boards] = group, size + call.size
+    return groups
 
 
 def resource_of(profile: str) -> str:
@@ -120,7 +120,7 @@ class Farm:
         except (OSError, ValueError, TypeError) as error:  # TypeError: tls:// without certificates
             raise BoardError(f"--farm {address}: no scheduler there: {error}; {REMEDY}") from error
         self._under_way: set[Future[Any]] = set()
-        self._outbox: Outbox[_Order, Future[Any]] = Outbox(self._submitted)
+        self._outbox: Outbox[_Call, Future[Any]] = Outbox(self._submitted)
         told = self._asked("versions")
         reason = misfit(of_scheduler(told), "the scheduler")
         if reason is not None:
@@ -186,21 +186,28 @@ class Farm:
 
         None: on any board of ``profile``, which costs the scheduler less than a long list.
 
-        A job whose worker is lost runs on another of these.
+        A job whose worker is lost runs on another of these. Jobs for the same boards that several threads begin within
+        ``outbox.GATHER_SECONDS`` travel together.
+
+        Raises:
+            BoardError: the scheduler is gone.
         """
         at = None if addresses is None else tuple(sorted(addresses))
+        call = _Call((list(jobs), list(seconds), files), profile, at)
         with self._there():
-            return self._outbox.put(_Order((list(jobs), list(seconds), files), profile, at))
+            if at is not None and len(at) == 1:  # nothing else goes there
+                return self._submitted([call])[0]
+            return self._outbox.put(call)
 
-    def _submitted(self, orders: Sequence[_Order]) -> "list[Future[Any]]":
-        """A future for each order."""
+    def _submitted(self, calls: Sequence[_Call]) -> "list[Future[Any]]":
+        """A future for each call."""
         futures: dict[int, Future[Any]] = {}
-        for indices in _graphs(orders):
-            first = orders[indices[0]]
+        for indices in _together(calls):
+            first = calls[indices[0]]
             with dask.config.set(_LARGE_JOBS):
                 begun = self._client.map(
                     run_jobs,
-                    *zip(*(orders[index].arguments for index in indices), strict=True),
+                    *zip(*(calls[index].arguments for index in indices), strict=True),
                     key=[f"kronexport-{uuid.uuid4().hex}" for _ in indices],
                     workers=None if first.addresses is None else list(first.addresses),
                     resources={resource_of(first.profile): 1},
@@ -208,7 +215,7 @@ class Farm:
                 )
             self._under_way.update(begun)
             futures.update(zip(indices, begun, strict=True))
-        return [futures[index] for index in range(len(orders))]
+        return [futures[index] for index in range(len(calls))]
 
     def finish(self, future: "Future[Any]", watch: Callable[[], None]) -> dict[str, Any]:
         """What ``run_jobs`` answers.
@@ -219,9 +226,10 @@ class Farm:
             BoardError: several workers died of the jobs, or the scheduler is gone.
         """
         # not by future.result(timeout=...): dask fetches results together, and who gives up waiting would cancel all
-        loop: Any = self._client.loop
-        gathered = self._client.gather([future], asynchronous=True)
-        fetched = asyncio.run_coroutine_threadsafe(gathered, loop.asyncio_loop)
+        with self._there():
+            loop: Any = self._client.loop
+            gathered = self._client.gather([future], asynchronous=True)
+            fetched = asyncio.run_coroutine_threadsafe(gathered, loop.asyncio_loop)
         try:
             while not wait([fetched], timeout=WATCH_SECONDS).done:
                 watch()
@@ -229,7 +237,7 @@ class Farm:
             return cast("dict[str, Any]", answer)
         except KilledWorker as error:
             raise BoardError(f"--farm {self.address}: several workers died of one job: {error}") from error
-        except CancelledError as error:
+        except (CancelledError, OSError) as error:
             raise BoardError(
                 f"--farm {self.address}: the job was cancelled, or the scheduler is gone; {REMEDY}"
             ) from error

@@ -55,6 +55,25 @@ def test_a_run_prints_its_curve_and_writes_the_network(
     assert f"{score:.2f}" == rows[-1][2]
 
 
+def test_a_second_run_goes_on_from_what_the_first_wrote(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With BatchNorms as they are: their statistics do not move."""
+    run(parsed(arguments))
+    before = load_compressed(CifarResNet(8), tmp_path / "out" / "factors.safetensors")
+    first = capsys.readouterr().out.splitlines()
+    start, out = tmp_path / "out" / "factors.safetensors", tmp_path / "second"
+    run(parsed([*arguments, "--start", str(start), "--norms", "freeze", "--out", str(out)]))
+    title, *table = capsys.readouterr().out.splitlines()
+    assert str(start) in title
+    rows = [line.split(" | ") for line in table if line.startswith("| ")]
+    assert [row[0] for row in rows[2:]] == ["| dense", "| start", "| 1", "| 2"]
+    assert rows[3][2] == first[-1].split(" | ")[2]
+    after = load_compressed(CifarResNet(8), out / "factors.safetensors").state_dict()
+    for name, value in before.state_dict().items():
+        assert torch.equal(value, after[name]) == ("running" in name or "tracked" in name), name
+
+
 def test_a_start_of_another_method_or_ratio_is_not_taken(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[str, float]] = []
 

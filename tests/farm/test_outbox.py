@@ -1,9 +1,8 @@
 """Requests of several threads travel together, and each gets its own answer."""
 
 import threading
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
@@ -26,47 +25,38 @@ class Sender:
         return [2 * request for request in requests]
 
 
-@pytest.fixture
-def sender() -> Sender:
-    return Sender()
-
-
-def test_each_gets_its_own_answer_and_few_are_sent_alone(sender: Sender, monkeypatch: pytest.MonkeyPatch) -> None:
+def at_once(sender: Sender, numbers: Sequence[int], monkeypatch: pytest.MonkeyPatch) -> list["Future[int]"]:
+    """All numbers put by a thread each, which begin together."""
     monkeypatch.setattr(outbox, "GATHER_SECONDS", 0.5)
     box: Outbox[int, int] = Outbox(sender.send)
-    meet = threading.Barrier(COUNT)
+    meet = threading.Barrier(len(numbers))
 
     def put(number: int) -> int:
         meet.wait()
         return box.put(number)
 
-    with ThreadPoolExecutor(COUNT) as pool:
-        assert list(pool.map(put, range(COUNT))) == [2 * number for number in range(COUNT)]
+    with ThreadPoolExecutor(len(numbers)) as pool:
+        return [pool.submit(put, number) for number in numbers]
+
+
+def test_each_gets_its_own_answer_and_few_are_sent_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    sender = Sender()
+    found = at_once(sender, range(COUNT), monkeypatch)
+    assert [future.result() for future in found] == [2 * number for number in range(COUNT)]
     assert sorted(number for sent in sender.sent for number in sent) == list(range(COUNT))
     assert len(sender.sent) < COUNT / 2
 
 
-def test_what_sending_raises_comes_to_all_and_the_next_is_sent(sender: Sender) -> None:
-    box: Outbox[int, int] = Outbox(sender.send)
+def test_what_sending_raises_comes_to_all_that_were_sent_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    sender = Sender()
+    failed = [future for future in at_once(sender, [-1, 1, 2, 3], monkeypatch) if future.exception() is not None]
+    (refused,) = (sent for sent in sender.sent if -1 in sent)
+    assert len(failed) == len(refused)
+    assert all(isinstance(future.exception(), ValueError) for future in failed)
+
+
+def test_after_a_failure_the_next_is_sent() -> None:
+    box: Outbox[int, int] = Outbox(Sender().send)
     with pytest.raises(ValueError, match="-1"):
         box.put(-1)
     assert box.put(3) == 6
-
-
-def test_a_signal_in_the_wait_leaves_nobody_waiting(sender: Sender, monkeypatch: pytest.MonkeyPatch) -> None:
-    box: Outbox[int, int] = Outbox(sender.send)
-    others: list[int] = []
-    second = threading.Thread(target=lambda: others.append(box.put(2)), daemon=True)
-
-    def interrupted(_seconds: float) -> None:
-        second.start()
-        while len(box._waiting) < 2:  # the second waits for the first
-            pass
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(time, "sleep", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        box.put(1)
-    second.join(10)
-    assert others == [4]
-    assert sender.sent == [[1, 2]]
