@@ -12,11 +12,12 @@ from kronexport.farm.worker import serve
 SCRIPTED = (sys.executable, "-m", "tests.farm.scripted_child")
 
 if __name__ == "__main__":
-    farm, lease, kind, *device = sys.argv[1:]
+    farm, lease, kind, *at = sys.argv[1:]
+    device = at[0] if at else None
     try:
         serve(
             farm,
-            BoardSpec("openvino" if kind == "scripted" else "cpu", *device, python=sys.executable, lease=lease),
+            BoardSpec("openvino" if kind == "scripted" else "cpu", device, sys.executable, lease),
             SCRIPTED if kind == "scripted" else COMMAND,
             tell=lambda text: print(text, flush=True),  # noqa: T201  how the test learns its name
         )
