@@ -155,13 +155,14 @@ def flooded(arguments: argparse.Namespace, *, killed: bool) -> Flood:
             if done == middle:
                 os.kill(hosts[0].pid, signal.SIGKILL)
         seconds = time.monotonic() - begun
+        run = runs.read_text(encoding="utf-8").split()
         return Flood(
             boards=boards,
             jobs=arguments.jobs,
             payload=arguments.bytes,
             boards_lost=each if killed else 0,
             jobs_lost=arguments.jobs - len(set(numbers)),
-            run_twice=len(runs.read_text(encoding="utf-8").split()) - arguments.jobs,
+            run_twice=len(run) - len(set(run)),
             seconds=seconds,
             cpu_seconds=scheduler.cpu_seconds - cpu,
             empty=empty,
