@@ -43,8 +43,8 @@ class Outbox(Generic[Request, Answer]):
         with self._lock:
             taken, self._waiting = self._waiting, []
         try:
-            found = self._send([request for request, _ in taken])
-            for (_, answer), value in zip(taken, found, strict=True):
+            found = list(zip(taken, self._send([request for request, _ in taken]), strict=True))
+            for (_, answer), value in found:
                 answer.set_result(value)
         except Exception as error:  # noqa: BLE001  those who wait raise it
             for _, answer in taken:

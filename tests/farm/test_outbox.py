@@ -55,6 +55,13 @@ def test_what_sending_raises_comes_to_all_that_were_sent_with_it(monkeypatch: py
     assert all(isinstance(future.exception(), ValueError) for future in failed)
 
 
+def test_an_answer_too_few_is_no_wait_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    sender = Sender()
+    usual = sender.send
+    monkeypatch.setattr(sender, "send", lambda requests: usual(requests)[:-1])
+    assert all(isinstance(future.exception(), ValueError) for future in at_once(sender, range(4), monkeypatch))
+
+
 def test_after_a_failure_the_next_is_sent() -> None:
     box: Outbox[int, int] = Outbox(Sender().send)
     with pytest.raises(ValueError, match="-1"):
