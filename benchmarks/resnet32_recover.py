@@ -98,6 +98,7 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
         temperature=args.temperature,
         cross_entropy=args.cross_entropy,
         features=args.features,
+        mixed=args.mixed,
         ema=args.ema,
         norms=args.norms,
         keep="last",
@@ -114,7 +115,7 @@ def run(args: argparse.Namespace) -> None:
     train = cifar10.read_split(args.data, "train")
     pixels, labels = (torch.from_numpy(part[: args.images]) for part in train)
     recipe, test = recipe_of(args), Scorer(cifar10.read_split(args.data, "test"))
-    batches = ImageBatches(pixels, labels, recipe.batch, recipe.augment, normalized())
+    batches = ImageBatches(pixels, labels, recipe, normalized())
     print(heading(title(dense, start, args), COLUMNS), flush=True)
     cpu = torch.device("cpu")
     for name, network in (("dense", dense), ("fitted" if args.start is None else "start", start)):
@@ -170,6 +171,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--temperature", type=float, default=4.0)
     parser.add_argument("--cross-entropy", type=float, default=0.1, help="weight of the labels")
     parser.add_argument("--features", type=float, default=0.0, help="weight of the layers' own outputs")
+    parser.add_argument("--mixed", type=float, default=0.0, help="part of the images mixed with another; no labels")
     parser.add_argument("--ema", type=float, default=0.999, help="decay of the moving average of the weights")
     parser.add_argument("--norms", default="auto", choices=get_args(Norms), help="whether BatchNorms go by the batch")
     parser.add_argument("--threads", type=int, default=2)

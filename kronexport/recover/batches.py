@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kronexport.errors import UserInputError
-from kronexport.recover.augment import augmented
-from kronexport.recover.recipe import Augment, Recipe
+from kronexport.recover.augment import augmented, mixed
+from kronexport.recover.recipe import Recipe
 from kronexport.survey.imports import USER_EXCEPTIONS, describe
 
 PLACE = "distil: data"
@@ -39,8 +39,7 @@ class ImageBatches:
     Args:
         images: [n, C, H, W].
         labels: int64 [n], or None.
-        batch: images a step; a last incomplete batch is left out, unless it is the only one.
-        augment: see ``Recipe``.
+        recipe: its ``batch`` (a last incomplete one is left out, unless it is the only one), ``augment`` and ``mixed``.
         prepare: what makes an augmented batch what the model takes, such as floats of bytes.
     """
 
@@ -48,23 +47,23 @@ class ImageBatches:
         self,
         images: Tensor,
         labels: Tensor | None,
-        batch: int,
-        augment: Augment = "none",
+        recipe: Recipe,
         prepare: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self._images, self.labels = images, labels
-        self._batch, self._augment, self._prepare = batch, augment, prepare
+        self._recipe, self._prepare = recipe, prepare
 
     def __len__(self) -> int:
-        return max(1, len(self._images) // self._batch)
+        return max(1, len(self._images) // self._recipe.batch)
 
     def __iter__(self) -> Iterator[Batch]:
         order = torch.randperm(len(self._images))
+        batch = self._recipe.batch
         for step in range(len(self)):
-            chosen = order[step * self._batch : (step + 1) * self._batch]
-            images = augmented(self._images[chosen], self._augment)
+            chosen = order[step * batch : (step + 1) * batch]
+            images = augmented(self._images[chosen], self._recipe.augment)
             yield Batch(
-                images if self._prepare is None else self._prepare(images),
+                mixed(images if self._prepare is None else self._prepare(images), self._recipe.mixed),
                 None if self.labels is None else self.labels[chosen],
             )
 
@@ -145,7 +144,7 @@ def _batches(data: Data, labels: NDArray[Any] | Tensor | None, recipe: Recipe) -
         images = _images(data)
         if labels is not None and len(labels) != len(images):
             raise UserInputError(f"distil: labels: {len(labels)} for {len(images)} images; expected one for each")
-        return ImageBatches(images, None if labels is None else _labels(labels), recipe.batch, recipe.augment)
+        return ImageBatches(images, None if labels is None else _labels(labels), recipe)
     if labels is not None:
         raise UserInputError("distil: labels are for images in one array; let a batch be a pair: images, labels")
     if not isinstance(data, Iterable) or isinstance(data, Iterator):

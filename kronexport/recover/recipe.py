@@ -30,6 +30,7 @@ _NUMBERS: dict[str, tuple[str, Callable[[float], bool]]] = {
     "weight_decay": ("a finite number of at least 0", lambda value: 0 <= value < math.inf),
     "features": ("a finite number of at least 0", lambda value: 0 <= value < math.inf),
     "cross_entropy": ("a part, 0 to 1", lambda value: 0 <= value <= 1),
+    "mixed": ("a part, 0 to 1", lambda value: 0 <= value <= 1),
     "ema": ("a decay, 0 to below 1, such as 0.999", lambda value: 0 <= value < 1),
 }
 _LEAST = {"epochs": 1, "block_epochs": 0, "batch": 1, "seed": 0}
@@ -56,6 +57,8 @@ class Recipe:
         cross_entropy: weight of the cross-entropy to the labels, the other loss having what is left of 1. 0: no labels.
         features: weight of the mean over the sites of ||y - y_dense||^2 / variance of y_dense.
         augment: random shifts by up to an eighth of an image, with reflection, and flips; of arrays alone.
+        mixed: so large a part of the images is mixed with another at random (mixup: Zhang et al., 2018); of arrays
+            alone, and without cross-entropy, since a mixed image has no label of its own.
         ema: decay of the exponential moving average of the weights, which is what is given back. 0: none.
         norms: whether BatchNorms go by the batch and go on averaging, or stay as they are; ``auto``: ``update`` from
             ``LEAST_FOR_NORMS`` images a batch on.
@@ -80,6 +83,7 @@ class Recipe:
     cross_entropy: float = 0.0
     features: float = 0.0
     augment: Augment = "shift-flip"
+    mixed: float = 0.0
     ema: float = 0.999
     norms: Norms = "auto"
     precision: TrainingPrecision = "fp32"
@@ -101,6 +105,8 @@ class Recipe:
             self._check(name, expected, is_right=is_number and is_right(value))
         few = self.block_epochs <= self.epochs
         self._check("block_epochs", f"at most epochs, which is {self.epochs}", is_right=few)
+        alone = not (self.mixed and self.cross_entropy)
+        self._check("mixed", "0 where cross_entropy is above 0: a mixed image has no label", is_right=alone)
 
     def _check(self, name: str, expected: str, *, is_right: bool) -> None:
         if not is_right:

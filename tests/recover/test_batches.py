@@ -46,13 +46,22 @@ def test_whole_batches_of_different_images_with_their_labels() -> None:
 
 
 def test_fewer_images_than_a_batch_are_one_batch() -> None:
-    assert [len(batch.images) for batch in ImageBatches(IMAGES, None, 64)] == [10]
+    assert [len(batch.images) for batch in ImageBatches(IMAGES, None, Recipe(batch=64))] == [10]
 
 
 def test_what_a_batch_is_made_of_is_prepared_after_it_was_augmented() -> None:
-    batches = ImageBatches(IMAGES.to(torch.uint8), None, 10, "shift-flip", lambda images: images.float() / 2)
+    batches = ImageBatches(IMAGES.to(torch.uint8), None, Recipe(batch=10), lambda images: images.float() / 2)
     (batch,) = batches
     assert sorted(batch.images[:, 0, 0, 0].tolist()) == [number / 2 for number in range(10)]
+
+
+def test_images_are_mixed_after_they_were_prepared() -> None:
+    batches = ImageBatches(IMAGES.to(torch.uint8), None, Recipe(batch=10, mixed=1.0), lambda images: images.float() / 2)
+    (batch,) = batches
+    values = batch.images[:, 0, 0, 0]
+    assert (values.remainder(0.5) > 0).sum() > 5
+    assert values.min() >= 0
+    assert values.max() <= 4.5
 
 
 def test_generators_go_on_after_an_epoch_as_if_there_had_been_none() -> None:

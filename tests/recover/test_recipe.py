@@ -15,6 +15,8 @@ from kronexport.recover.recipe import Recipe
         ({"optimizer": "lbfgs"}, r"optimizer: got 'lbfgs', expected one of adamw, sgd"),
         ({"learning_rate": float("nan")}, r"learning_rate: got nan, expected a finite number above 0"),
         ({"features": -1.0}, r"features: got -1.0"),
+        ({"mixed": -0.1}, r"mixed: got -0.1, expected a part, 0 to 1"),
+        ({"mixed": 0.5, "cross_entropy": 0.1}, r"mixed: got 0.5, expected 0 where cross_entropy is above 0"),
         ({"cross_entropy": 1.5}, r"cross_entropy: got 1.5, expected a part, 0 to 1"),
         ({"ema": 1.0}, r"ema: got 1.0"),
         ({"epochs": 2, "block_epochs": 3}, r"block_epochs: got 3, expected at most epochs, which is 2"),
