@@ -11,6 +11,9 @@ from kronexport.lower.standard import check_standard
 
 TIMEOUT_SECONDS = 300
 
+_ONNXSIM = "import sys; sys.modules['torch'] = None; from onnxsim.onnx_simplifier import main; main()"
+"""Its command, but for torch, which it loads where there is one, and which takes most of its time for a small model."""
+
 
 class SimplifierRefusedError(Exception):
     """The simplifier is absent, hung, crashed or wrote something unusable; the text says which."""
@@ -24,7 +27,7 @@ def simplify(source: Path, destination: Path, timeout_seconds: float = TIMEOUT_S
     """
     if importlib.util.find_spec("onnxsim") is None:
         raise SimplifierRefusedError("onnxsim is not installed (pip install 'kronexport[simplify]')")
-    command = [sys.executable, "-m", "onnxsim", str(source), str(destination)]
+    command = [sys.executable, "-c", _ONNXSIM, str(source), str(destination)]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=timeout_seconds, check=False, stdin=subprocess.DEVNULL
