@@ -9,9 +9,10 @@ demo: $(STAMP)
 	$(VENV)/bin/kronexport build sample:resnet20 --target cpu --target openvino --goal "params<=0.6" --out kronexport-out
 	@echo "The report: kronexport-out/report.html"
 
-# One process a core, one thread a process: threads for small matrices only wait for each other.
+# One process a core, one thread a process: threads for small matrices only wait for each other. A file's tests run in
+# one process, lest what they share is built in each.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
