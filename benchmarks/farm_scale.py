@@ -1,17 +1,16 @@
 """What dask's scheduler costs a farm of many boards. The boards are simulated; scheduler, workers and client are real.
 
-    python -m benchmarks.farm_scale --boards 1000 --jobs 10000 [--hosts 20] [--bytes 0] [--listed]
+    python -m benchmarks.farm_scale --boards 1000 --jobs 10000 [--hosts 20] [--bytes 0]
 
 A scheduler in a process of its own; HOSTS processes of BOARDS / HOSTS dask workers each, every worker with one thread
-and one ``board:simulated``, as ``kronexport farm worker`` has it. The client is a plan's: a thread a board, which
-begins a job, waits for it and looks after its boards. A job returns at once: it sleeps not, and measures nothing. Hosts
-give way to the scheduler (``nice``), which has a core of its own on a farm. In a second run one host is killed in the
-middle (5 % of the boards where there are 20). ``--bytes`` of seeded noise travel with each job, as models do;
-``--listed`` names the boards that a job may run on, as where one was set aside.
+and one ``board:simulated``, as ``kronexport farm worker`` has it. The client is a plan's: a thread a board, which has
+its races run by the fleet (``farm.fleet``), each followed by the reference. A job returns at once, and measures
+nothing. Hosts give way to the scheduler (``nice``), which has a core of its own on a farm. In a second run one host is
+killed in the middle (5 % of the boards where there are 20). ``--bytes`` of seeded noise travel with each job, as models
+do.
 """
 
 import argparse
-import asyncio
 import json
 import logging
 import os
@@ -21,30 +20,27 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Executor, as_completed
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import dask
-from distributed import Worker, WorkerPlugin
-
+from benchmarks.simulated_boards import PROFILE
+from benchmarks.table import head, line
+from kronexport.backends.profile import load_target
 from kronexport.errors import BoardError
-from kronexport.farm.farm import ANNOUNCED, QUIET, WATCH_SECONDS, Farm, resource_of
-from kronexport.farm.jobs import SEAT
-from kronexport.farm.parcel import Files, Job
-from kronexport.farm.versions import own_versions
+from kronexport.farm.farm import Farm
+from kronexport.farm.fleet import Fleet, Terms
 from kronexport.measure.lanes import lanes
+from kronexport.measure.race import RaceTiming
 
 log = logging.getLogger("kronexport")
 
-PROFILE: Final = "simulated"
 COLUMNS: Final = (
     "boards",
     "jobs",
@@ -61,23 +57,6 @@ COLUMNS: Final = (
 GIVES_WAY: Final = "10"
 _POLL_SECONDS: Final = 0.2
 _START_SECONDS: Final = 300.0
-
-
-class SimulatedSeat(WorkerPlugin):
-    """In the place of a board: nothing in what it returns was measured. Each run is a line of the file ``runs``."""
-
-    name = SEAT
-
-    def __init__(self, runs: Path) -> None:
-        self._runs = runs
-
-    def run(self, _key: str, jobs: Sequence[Job], _seconds: Sequence[float], files: Files) -> dict[str, Any]:
-        """As ``Seat.run``."""
-        (job,) = jobs
-        with self._runs.open("a", encoding="utf-8") as stream:
-            stream.write(f"{job['number']}\n")
-        result = {"simulated": True, "number": job["number"], "bytes": sum(map(len, files.values()))}
-        return {"results": [result], "outputs": [None]}
 
 
 @dataclass(frozen=True)
@@ -121,14 +100,8 @@ class Scheduler:
 def main() -> None:
     """Print a row without and a row with a host that is killed."""
     arguments = _parser().parse_args()
-    if arguments.host:
-        asyncio.run(_host(arguments.host, arguments.boards, arguments.first, arguments.runs))
-        return
-    from benchmarks.table import head, line  # noqa: PLC0415  loads torch, of which hosts have no need
-
     made = f"{datetime.now(UTC):%Y-%m-%d}; Python {platform.python_version()}, distributed {version('distributed')}"
-    listed = "jobs name their boards" if arguments.listed else "jobs name the kind of board alone"
-    print(f"{made}; simulated jobs of no duration on simulated boards; {arguments.hosts} hosts; {listed}\n")
+    print(f"{made}; simulated jobs of no duration on simulated boards; {arguments.hosts} hosts\n")
     print(head(COLUMNS))
     for killed in (False, True):
         flood = flooded(arguments, killed=killed)
@@ -138,7 +111,9 @@ def main() -> None:
 def flooded(arguments: argparse.Namespace, *, killed: bool) -> Flood:
     """All jobs through a scheduler of their own, with or without a host that is killed in the middle."""
     with ExitStack() as stack:
-        runs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kronexport-scale-")), "runs")
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kronexport-scale-")))
+        os.environ["KRONEXPORT_CACHE"] = str(folder / "cache")  # no simulated time in the user's store
+        runs = folder / "runs"
         scheduler = stack.enter_context(running_scheduler())
         empty = scheduler.memory
         each = arguments.boards // arguments.hosts
@@ -146,11 +121,13 @@ def flooded(arguments: argparse.Namespace, *, killed: bool) -> Flood:
         hosts = [stack.enter_context(_process(scheduler, each, host * each, runs)) for host in range(arguments.hosts)]
         farm = stack.enter_context(Farm(scheduler.address))
         _wait_for(farm, boards)
+        terms = Terms(load_target("cpu").model_copy(update={"name": PROFILE}), 1, "fp32", RaceTiming())
+        fleet = Fleet(farm, terms)
         staffed, cpu, begun = scheduler.memory, scheduler.cpu_seconds, time.monotonic()
         middle = arguments.jobs // 2 if killed else -1
         numbers: list[int] = []
         pool = stack.enter_context(lanes(boards))
-        for done, number in enumerate(_results(pool, farm, arguments)):
+        for done, number in enumerate(_results(pool, fleet, arguments, folder)):
             numbers.append(number)
             if done == middle:
                 os.kill(hosts[0].pid, signal.SIGKILL)
@@ -188,23 +165,21 @@ def row(flood: Flood) -> list[str]:
 
 def _wait_for(farm: Farm, boards: int) -> None:
     until = time.monotonic() + _START_SECONDS
-    while len(farm.seen()) < boards:
+    while (there := len(farm.addresses())) < boards:
         if time.monotonic() > until:
-            raise RuntimeError(f"{len(farm.seen())} of {boards} boards came within {_START_SECONDS:.0f} s")
+            raise RuntimeError(f"{there} of {boards} boards came within {_START_SECONDS:.0f} s")
         time.sleep(_POLL_SECONDS)
 
 
-def _results(pool: Executor, farm: Farm, arguments: argparse.Namespace) -> Iterator[int]:
+def _results(pool: Executor, fleet: Fleet, arguments: argparse.Namespace, folder: Path) -> Iterator[int]:
     """The numbers of the jobs as they come back, but for those that are lost; ``pool`` has a thread a board."""
-    noise = random.Random(0)  # noqa: S311  no secret
-    files = {"/noise": noise.randbytes(arguments.bytes)} if arguments.bytes else {}
-    addresses = [one.address for one in farm.seen()] if arguments.listed else None
-    watch = _watch(farm)
+    noise = folder / "noise"
+    noise.write_bytes(random.Random(0).randbytes(arguments.bytes))  # noqa: S311  no secret
+    job = {"task": "race", "models": [{"name": "noise", "path": str(noise)}]}
 
     def run(number: int) -> int:
-        future = farm.begin([{"number": number}], [1.0], files, PROFILE, addresses)
-        (result,) = farm.finish(future, watch)["results"]
-        if not result["simulated"] or result["number"] != number:
+        result = fleet.run_agent({**job, "number": number}, timeout_seconds=1.0)
+        if result["number"] != number or result["payload"] < arguments.bytes:
             raise AssertionError(f"job {number} came back as {result}")
         return number
 
@@ -213,41 +188,6 @@ def _results(pool: Executor, farm: Farm, arguments: argparse.Namespace) -> Itera
             yield done.result()
         except BoardError as error:
             log.warning("%s", error)
-
-
-def _watch(farm: Farm) -> Callable[[], None]:
-    """Looks at the boards once in ``WATCH_SECONDS``, whichever thread asks, as a fleet does."""
-    lock = threading.Lock()
-    looked = time.monotonic()
-
-    def look() -> None:
-        nonlocal looked
-        with lock:
-            if time.monotonic() > looked + WATCH_SECONDS:
-                farm.seen()
-                looked = time.monotonic()
-
-    return look
-
-
-async def _host(address: str, boards: int, first: int, runs: Path) -> None:
-    """So many workers in this process, until it is ended."""
-    told = {"board": PROFILE, "place": "nowhere", "versions": own_versions()}
-    with dask.config.set(QUIET):
-        workers = [
-            Worker(
-                address,
-                nthreads=1,
-                name=f"{PROFILE}-{first + number}",
-                resources={resource_of(PROFILE): 1},
-                startup_information={ANNOUNCED: lambda _worker: told},
-                plugins=(SimulatedSeat(runs),),
-                memory_limit=0,
-            )
-            for number in range(boards)
-        ]
-        await asyncio.gather(*workers)
-        await asyncio.gather(*(worker.finished() for worker in workers))
 
 
 @contextmanager
@@ -266,8 +206,8 @@ def running_scheduler() -> Iterator[Scheduler]:
 
 @contextmanager
 def _process(scheduler: Scheduler, boards: int, first: int, runs: Path) -> "Iterator[subprocess.Popen[bytes]]":
-    options = ["--host", scheduler.address, "--boards", str(boards), "--first", str(first), "--runs", str(runs)]
-    with ended(["nice", "-n", GIVES_WAY, sys.executable, "-m", "benchmarks.farm_scale", *options]) as process:
+    options = [scheduler.address, "--boards", str(boards), "--first", str(first), "--runs", str(runs)]
+    with ended(["nice", "-n", GIVES_WAY, sys.executable, "-m", "benchmarks.simulated_boards", *options]) as process:
         yield process
 
 
@@ -293,10 +233,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=10000)
     parser.add_argument("--hosts", type=int, default=20, help="processes that the workers are in")
     parser.add_argument("--bytes", type=int, default=0, help="that travel with each job")
-    parser.add_argument("--listed", action="store_true", help="each job names the workers that it may run on")
-    parser.add_argument("--host", help="internal: the scheduler that this process's workers serve")
-    parser.add_argument("--runs", type=Path, help="internal: the file that each run of a job is told to")
-    parser.add_argument("--first", type=int, default=0, help="internal: number of the first of them")
     return parser
 
 

@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, wait
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -20,6 +20,7 @@ from kronexport.farm.jobs import run_jobs
 from kronexport.farm.outbox import Outbox
 from kronexport.farm.parcel import Files, Job
 from kronexport.farm.versions import misfit, of_scheduler
+from kronexport.farm.watcher import Watcher
 
 ANNOUNCED: Final = "kronexport"
 """What a worker tells of its board is below this key, and so is what clients tell of boards."""
@@ -33,7 +34,7 @@ QUIET: Final = {
 
 CONNECT_SECONDS: Final = 10.0
 WATCH_SECONDS: Final = 2.0
-"""So often a client that waits for a job looks whether its boards are there."""
+"""So often a client that waits for jobs looks whether their boards are there."""
 _CLOSE_SECONDS: Final = 5.0
 
 REMEDY: Final = "start one by: dask scheduler (tls:// needs certificates in dask's configuration)"
@@ -43,6 +44,10 @@ _LARGE_JOBS: Final = {"distributed.admin.large-graph-warning-threshold": "1TB"}
 """A job holds its models."""
 _GRAPH_BYTES: Final = 2**24
 """Of the jobs that travel in one graph, which the scheduler reads at once."""
+_GATHER_SECONDS: Final = 0.2
+_GATHER_SECONDS_A_JOB: Final = 0.001
+_GRAPH_JOBS: Final = 8
+"""The same: the scheduler looks at the boards of all of them for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +72,20 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class _Call:
-    """``arguments`` of ``run_jobs``, and the boards that it may run on; ``addresses`` None: any of ``profile``."""
+class Begun:
+    """Jobs under way on one of the boards at ``addresses``."""
 
-    arguments: tuple[list[Job], list[float], Files]
+    future: Future[Any]
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """``arguments`` of ``run_jobs``, and the board of ``profile`` that it is meant for."""
+
+    arguments: tuple[list[Job], list[float], Files, bool]
     profile: str
-    addresses: tuple[str, ...] | None
+    address: str
 
     @property
     def size(self) -> int:
@@ -81,17 +94,16 @@ class _Call:
 
 
 def _together(calls: Sequence[_Call]) -> list[list[int]]:
-    """Which calls travel in one graph: those for the same boards, of ``_GRAPH_BYTES`` at most unless it is one."""
+    """Which calls travel in one graph: ``_GRAPH_JOBS`` of a profile and ``_GRAPH_BYTES`` at most, unless it is one."""
     groups: list[list[int]] = []
-    latest: dict[tuple[str, tuple[str, ...] | None], tuple[list[int], int]] = {}
+    latest: dict[str, tuple[list[int], int]] = {}
     for index, call in enumerate(calls):
-        boards = call.profile, call.addresses
-        group, size = latest.get(boards, ([], 0))
-        if not group or size + call.size > _GRAPH_BYTES:
+        group, size = latest.get(call.profile, ([], 0))
+        if not group or len(group) == _GRAPH_JOBS or size + call.size > _GRAPH_BYTES:
             group, size = [], 0
             groups.append(group)
         group.append(index)
-        latest[boards] = group, size + call.size
+        latest[call.profile] = group, size + call.size
     return groups
 
 
@@ -120,7 +132,8 @@ class Farm:
         except (OSError, ValueError, TypeError) as error:  # TypeError: tls:// without certificates
             raise BoardError(f"--farm {address}: no scheduler there: {error}; {REMEDY}") from error
         self._under_way: set[Future[Any]] = set()
-        self._outbox: Outbox[_Call, Future[Any]] = Outbox(self._submitted)
+        self.watcher = Watcher(self.addresses, WATCH_SECONDS)
+        self._outbox: Outbox[_Call, Begun] = Outbox(self._submitted, self._patience)
         told = self._asked("versions")
         reason = misfit(of_scheduler(told), "the scheduler")
         if reason is not None:
@@ -137,6 +150,7 @@ class Farm:
 
     def close(self) -> None:
         """Cancel what is under way, which ends it on its boards, and leave."""
+        self.watcher.close()
         with suppress(*_GONE, CancelledError):
             if self._under_way:
                 self._client.cancel(list(self._under_way), force=True)
@@ -150,6 +164,10 @@ class Farm:
             (_seen(address, worker) for address, worker in told["workers"].items() if ANNOUNCED in worker),
             key=lambda one: one.name,
         )
+
+    def addresses(self) -> set[str]:
+        """Those of all workers, which tell little of them: to know which are there, and no work for the scheduler."""
+        return set(self._asked("ncores"))
 
     def _asked(self, question: str, **options: Any) -> Any:
         """What the scheduler answers itself."""
@@ -180,59 +198,66 @@ class Farm:
         seconds: Sequence[float],
         files: Files,
         profile: str,
-        addresses: Collection[str] | None,
-    ) -> "Future[Any]":
-        """Have ``run_jobs`` run on the one of the workers at ``addresses`` that is free first; ``finish`` it.
+        address: str,
+        *,
+        moves: bool = False,
+        keep: bool = False,
+    ) -> Begun:
+        """Have ``run_jobs`` run on the worker at ``address``, which has a board of ``profile``; ``finish`` it.
 
-        None: on any board of ``profile``, which costs the scheduler less than a long list.
-
-        A job whose worker is lost runs on another of these. Jobs for the same boards that several threads begin within
-        ``outbox.GATHER_SECONDS`` travel together.
+        Args:
+            jobs: one after the other.
+            seconds: the longest that each may take.
+            files: what they read that the board does not keep.
+            profile: the target that the board is.
+            address: of its worker.
+            moves: other boards will do. Such jobs, where several threads begin them within a moment, travel together
+                and share their boards: one that is lost, or busy with another client's jobs, leaves its own to them.
+            keep: the board keeps the files for later jobs.
 
         Raises:
             BoardError: the scheduler is gone.
         """
-        at = None if addresses is None else tuple(sorted(addresses))
-        call = _Call((list(jobs), list(seconds), files), profile, at)
+        call = _Call((list(jobs), list(seconds), files, keep), profile, address)
         with self._there():
-            if at is not None and len(at) == 1:  # nothing else goes there
-                return self._submitted([call])[0]
-            return self._outbox.put(call)
+            return self._outbox.put(call) if moves else self._submitted([call])[0]
 
-    def _submitted(self, calls: Sequence[_Call]) -> "list[Future[Any]]":
-        """A future for each call."""
-        futures: dict[int, Future[Any]] = {}
+    def _patience(self) -> float:
+        """Seconds that a job waits for others to travel with: a graph costs the scheduler most where much goes on."""
+        return min(_GATHER_SECONDS, len(self._under_way) * _GATHER_SECONDS_A_JOB)
+
+    def _submitted(self, calls: Sequence[_Call]) -> list[Begun]:
+        """Each call under way."""
+        begun: dict[int, Begun] = {}
         for indices in _together(calls):
-            first = calls[indices[0]]
+            addresses = tuple(sorted({calls[index].address for index in indices}))
             with dask.config.set(_LARGE_JOBS):
-                begun = self._client.map(
+                futures = self._client.map(
                     run_jobs,
                     *zip(*(calls[index].arguments for index in indices), strict=True),
                     key=[f"kronexport-{uuid.uuid4().hex}" for _ in indices],
-                    workers=None if first.addresses is None else list(first.addresses),
-                    resources={resource_of(first.profile): 1},
+                    workers=list(addresses),
+                    resources={resource_of(calls[indices[0]].profile): 1},
                     pure=False,
                 )
-            self._under_way.update(begun)
-            futures.update(zip(indices, begun, strict=True))
-        return [futures[index] for index in range(len(calls))]
+            self._under_way.update(futures)
+            begun |= {index: Begun(future, addresses) for index, future in zip(indices, futures, strict=True)}
+        return [begun[index] for index in range(len(calls))]
 
-    def finish(self, future: "Future[Any]", watch: Callable[[], None]) -> dict[str, Any]:
+    def finish(self, begun: Begun) -> dict[str, Any]:
         """What ``run_jobs`` answers.
 
-        ``watch`` is called every ``WATCH_SECONDS``; what it raises ends the wait, and cancels the jobs.
-
         Raises:
+            GoneError: none of the workers that may run them is there any more; they are cancelled.
             BoardError: several workers died of the jobs, or the scheduler is gone.
         """
         # not by future.result(timeout=...): dask fetches results together, and who gives up waiting would cancel all
         with self._there():
             loop: Any = self._client.loop
-            gathered = self._client.gather([future], asynchronous=True)
+            gathered = self._client.gather([begun.future], asynchronous=True)
             fetched = asyncio.run_coroutine_threadsafe(gathered, loop.asyncio_loop)
         try:
-            while not wait([fetched], timeout=WATCH_SECONDS).done:
-                watch()
+            self.watcher.wait(fetched, begun.addresses)
             (answer,) = fetched.result()
             return cast("dict[str, Any]", answer)
         except KilledWorker as error:
@@ -242,10 +267,10 @@ class Farm:
                 f"--farm {self.address}: the job was cancelled, or the scheduler is gone; {REMEDY}"
             ) from error
         except BaseException:
-            future.cancel()
+            begun.future.cancel()
             raise
         finally:
-            self._under_way.discard(future)
+            self._under_way.discard(begun.future)
 
 
 def _seen(address: str, worker: Mapping[str, Any]) -> Seen:

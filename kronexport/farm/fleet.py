@@ -3,9 +3,7 @@
 import logging
 import tempfile
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -15,10 +13,12 @@ import onnx_ir as ir
 from kronexport.backends.profile import TargetProfile
 from kronexport.errors import BoardError, UserInputError, error_of
 from kronexport.farm.calibration import Limits, has_drifted, reference_trial, scaled
-from kronexport.farm.farm import WATCH_SECONDS, Farm, Seen
+from kronexport.farm.farm import Begun, Farm, Seen
+from kronexport.farm.load import Load
 from kronexport.farm.members import Member, Members
 from kronexport.farm.parcel import Files, Job, packed
 from kronexport.farm.versions import misfit
+from kronexport.farm.watcher import GoneError
 from kronexport.files import write_bytes_aside
 from kronexport.measure.micro import micro_key, micro_model
 from kronexport.measure.race import RaceTiming, race_result
@@ -59,10 +59,6 @@ class Terms:
         return key, key
 
 
-class _GoneError(Exception):
-    """None of the boards that a job may run on is there any more."""
-
-
 class Fleet:
     """See ``Machine``: the boards of one target that a farm has, as far as they are equal.
 
@@ -83,8 +79,8 @@ class Fleet:
         self._terms = terms
         self._lock = threading.RLock()
         self._members = Members(terms.limits, farm.tell)
-        self._looked = 0.0
-        self._there: set[str] = set()
+        self._load = Load()
+        farm.watcher.tell(self._miss)
         self._drifted: Counter[str] = Counter()
         self._reference, self._reference_files = _reference_job(terms)
         if not self._look():
@@ -121,43 +117,35 @@ class Fleet:
         jobs, seconds = [moved], [timeout_seconds]
         if job["task"] in _CHECKED:
             jobs, seconds = [moved, self._reference], [timeout_seconds, REFERENCE_SECONDS]
-            files |= self._reference_files
         while True:
+            moves = job["task"] == _SPREAD
+            boards = (self._members.ready if moves else []) or [self._home()]
             try:
-                boards = (self._members.ready or [self._home()]) if job["task"] == _SPREAD else [self._home()]
-                result = self._accepted(job, self._begun(jobs, seconds, files, boards)())
-            except _GoneError:
+                with self._load.least([board.seen.address for board in boards]) as address:
+                    profile = self._terms.profile.name
+                    answer = self._farm.finish(self._farm.begin(jobs, seconds, files, profile, address, moves=moves))
+                result = self._accepted(job, answer)
+            except GoneError:
                 continue
             if result is not None:
                 return result
 
-    def _begun(
-        self, jobs: list[Job], seconds: list[float], files: Files, boards: Collection[Member]
-    ) -> Callable[[], dict[str, Any]]:
-        """What waits for jobs on one of the boards; raises ``_GoneError`` where none of them is there any more."""
-        names = {board.seen.name for board in boards}
-        # one that comes meanwhile gets a job before it is judged: see _accepted
-        anywhere = names == self._there and jobs != [self._reference]
-        addresses = None if anywhere else [board.seen.address for board in boards]
-        future = self._farm.begin(jobs, seconds, files, self._terms.profile.name, addresses)
-        return lambda: self._farm.finish(future, lambda: self._watch(names))
-
-    def _watch(self, names: set[str]) -> None:
-        with self._lock:
-            if time.monotonic() > self._looked + WATCH_SECONDS:
-                self._look()
-            there = self._there & names
-        if not there:
-            raise _GoneError
+    def _reference_begun(self, address: str) -> Begun:
+        """The reference on the board at ``address``, which keeps it for what is run with it."""
+        jobs, seconds, profile = [self._reference], [REFERENCE_SECONDS], self._terms.profile.name
+        return self._farm.begin(jobs, seconds, self._reference_files, profile, address, keep=True)
 
     def _look(self) -> list[Seen]:
         """The workers that are there; boards without one are lost."""
         seen = [one for one in self._farm.seen() if one.profile == self._terms.profile.name]
-        self._there, self._looked = {one.name for one in seen}, time.monotonic()
-        for member in self._members.ready:
-            if member.seen.name not in self._there:
-                self._members.leave(member.seen.name, "lost", "its worker is gone; what it ran was run elsewhere")
+        self._miss({one.address for one in seen}, {one.name for one in seen})
         return seen
+
+    def _miss(self, addresses: set[str], names: set[str] | None = None) -> None:
+        """Workers are at ``addresses``, and have these ``names`` where they were asked; boards without one are lost."""
+        for seen in (member.seen for member in self._members.ready):
+            if seen.address not in addresses or (names is not None and seen.name not in names):
+                self._members.leave(seen.name, "lost", "its worker is gone; what it ran was run elsewhere")
 
     def _accepted(self, job: Job, answer: dict[str, Any]) -> dict[str, Any] | None:
         """The result of a job; None where it has to run again.
@@ -200,7 +188,7 @@ class Fleet:
             return False
         self._drifted[name] += 1
         for _ in range(READ_AGAIN if self._drifted[name] < IN_A_ROW else 0):
-            answer = self._begun([self._reference], [REFERENCE_SECONDS], self._reference_files, [board])()
+            answer = self._farm.finish(self._reference_begun(board.seen.address))
             if self._fails(board, answer):
                 return True
             again = _reference_ms(answer["results"][0])
@@ -229,7 +217,7 @@ class Fleet:
         """Run the reference on boards that are new, each on its own, and judge them by it."""
         with self._lock:
             told = self._farm.told()
-            waits: list[tuple[Seen, Callable[[], dict[str, Any]]]] = []
+            begun: list[tuple[Seen, Begun]] = []
             for one in (one for one in self._look() if one.name not in self._members):
                 before = told.get(one.name, {})
                 if reason := misfit(one.versions, "its worker"):
@@ -237,17 +225,16 @@ class Fleet:
                 elif before.get("state") == "quarantined":
                     self._members.refuse(one, "quarantined", before["reason"])
                 else:
-                    jobs, files = [self._reference], self._reference_files
-                    waits.append((one, self._begun(jobs, [REFERENCE_SECONDS], files, [Member(one, "ready")])))
-            found = [member for one, wait in waits if (member := self._calibrated(one, wait)) is not None]
+                    begun.append((one, self._reference_begun(one.address)))
+            found = [member for one, each in begun if (member := self._calibrated(one, each)) is not None]
             if found:
                 self._members.judge(found, self._known_unit)
                 self._keep_unit()
 
-    def _calibrated(self, seen: Seen, wait: Callable[[], dict[str, Any]]) -> Member | None:
+    def _calibrated(self, seen: Seen, begun: Begun) -> Member | None:
         try:
-            answer = wait()
-        except (_GoneError, BoardError):
+            answer = self._farm.finish(begun)
+        except (GoneError, BoardError):
             self._members.refuse(seen, "lost", "its worker went while the reference ran")
             return None
         if "error" in answer:

@@ -44,20 +44,21 @@ class BoardSpec:
     lease: str = LEASE
 
 
-def run_jobs(jobs: Sequence[Job], seconds: Sequence[float], files: Files) -> dict[str, Any]:
+def run_jobs(jobs: Sequence[Job], seconds: Sequence[float], files: Files, keep: bool) -> dict[str, Any]:  # noqa: FBT001  dask maps positions
     """Run agent's jobs one after the other on the worker's board, which has no other meanwhile.
 
     Args:
         jobs: as ``parcel.packed`` makes them.
         seconds: the longest that each may take.
-        files: those that they read.
+        files: those that they read and the worker has not kept.
+        keep: the worker keeps the files, for jobs that come later.
 
     Returns:
         "board", the worker's name, and "results" and "outputs" of each job, or "error" as ``child`` tells it.
     """
     worker = get_worker()
     seat = cast("Seat", worker.plugins[SEAT])
-    return {"board": str(worker.name), **seat.run(str(worker.get_current_task()), jobs, seconds, files)}
+    return {"board": str(worker.name), **seat.run(str(worker.get_current_task()), jobs, seconds, files, keep=keep)}
 
 
 class Seat(WorkerPlugin):
@@ -76,6 +77,7 @@ class Seat(WorkerPlugin):
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._ended: set[str] = set()
+        self._kept: Files = {}
 
     def transition(self, key: Any, start: str, finish: str, **_: Any) -> None:
         """Dask lets a thread run on when its job is cancelled; here its process is ended."""
@@ -92,12 +94,16 @@ class Seat(WorkerPlugin):
             if self._process is not None:
                 self._process.terminate()
 
-    def run(self, key: str, jobs: Sequence[Job], seconds: Sequence[float], files: Files) -> dict[str, Any]:
+    def run(
+        self, key: str, jobs: Sequence[Job], seconds: Sequence[float], files: Files, *, keep: bool = False
+    ) -> dict[str, Any]:
         """As ``run_jobs``, but for the board's name."""
-        spec = self.spec
+        spec, present = self.spec, self._kept | files
+        if keep:
+            self._kept = present
         try:
             with tempfile.TemporaryDirectory(prefix="kronexport-farm-") as name:
-                placed = unpacked(jobs, files, Path(name))
+                placed = unpacked(jobs, present, Path(name))
                 order = {"device": spec.device, "python": spec.python, "lease": spec.lease, "folder": name}
                 answer = self._answered(key, Path(name), {**order, "jobs": placed, "seconds": list(seconds)})
                 return answer if "error" in answer else {**answer, "outputs": outputs_of(placed)}

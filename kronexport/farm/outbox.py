@@ -6,10 +6,7 @@ A graph of its own for each job would cost dask's scheduler a part of its time; 
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Final, Generic, TypeVar
-
-GATHER_SECONDS: Final = 0.02
-"""So long the first request waits for others; a job takes seconds."""
+from typing import Generic, TypeVar
 
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
@@ -19,15 +16,19 @@ class Outbox(Generic[Request, Answer]):
     """Requests on their way to ``send``, which gives one answer for each, in their order; it may get none.
 
     A thread of its own sends them: a signal, which interrupts the main thread, keeps nobody else waiting.
+
+    Args:
+        send: as above.
+        patience: the seconds that the first request waits for others.
     """
 
-    def __init__(self, send: Callable[[Sequence[Request]], Sequence[Answer]]) -> None:
-        self._send = send
+    def __init__(self, send: Callable[[Sequence[Request]], Sequence[Answer]], patience: Callable[[], float]) -> None:
+        self._send, self._patience = send, patience
         self._lock = threading.Lock()
         self._waiting: list[tuple[Request, Future[Answer]]] = []
 
     def put(self, request: Request) -> Answer:
-        """The answer to ``request``, after ``GATHER_SECONDS`` at most and the sending.
+        """The answer to ``request``, after ``patience`` at most and the sending.
 
         Raises:
             Exception: what ``send`` raises, as do all that were sent with it.
@@ -35,7 +36,7 @@ class Outbox(Generic[Request, Answer]):
         answer: Future[Answer] = Future()
         with self._lock:
             if not self._waiting:
-                threading.Timer(GATHER_SECONDS, self._send_all).start()
+                threading.Timer(self._patience(), self._send_all).start()
             self._waiting.append((request, answer))
         return answer.result()
 

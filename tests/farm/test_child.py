@@ -130,3 +130,28 @@ def test_who_is_no_farm_s_worker_is_not_waited_for(tmp_path: Path) -> None:
     with pytest.raises(BoardError, match=r"this machine is in use by me@desk; try again later"), lease(path):
         pass
     free_lease(descriptor)
+
+
+READS = """
+import json, pathlib, sys
+order = json.loads(sys.stdin.readline())
+paths = [pathlib.Path(model["path"]) for job in order["jobs"] for model in job["models"]]
+found = {path.name: path.read_text() for path in paths if path.exists()}
+pathlib.Path(order["folder"], "results.json").write_text(json.dumps({"results": [found]}))
+"""
+"""In the place of the child: the result is what it read."""
+
+
+def test_a_board_keeps_files_that_later_jobs_name_but_no_others() -> None:
+    seat = Seat(BoardSpec("cpu"), [sys.executable, "-c", READS])
+    files = {"/hash/reference": b"r", "/hash/model": b"m"}
+    job = {"models": [{"path": path} for path in files]}
+
+    def read(*names: str, keep: bool = False) -> Any:
+        given = {path: content for path, content in files.items() if path in names}
+        return seat.run("key", [job], [60.0], given, keep=keep)["results"][0]
+
+    assert read() == {}
+    assert read("/hash/reference", keep=True) == {"reference": "r"}
+    assert read("/hash/model") == {"reference": "r", "model": "m"}
+    assert read() == {"reference": "r"}

@@ -8,11 +8,12 @@ import pytest
 from distributed import LocalCluster, WorkerPlugin
 
 from kronexport.farm import farm as farm_module
-from kronexport.farm import outbox
 from kronexport.farm.farm import Farm, _Call, _together, resource_of
 from kronexport.farm.jobs import SEAT
 
 JOBS, THREADS = 80, 8
+
+pytestmark = pytest.mark.filterwarnings("ignore:Creating scratch directories")  # dask finds a busy machine slow
 
 
 class InstantSeat(WorkerPlugin):
@@ -20,7 +21,7 @@ class InstantSeat(WorkerPlugin):
 
     name = SEAT
 
-    def run(self, _key: str, jobs: list[dict[str, Any]], *_: Any) -> dict[str, Any]:
+    def run(self, _key: str, jobs: list[dict[str, Any]], *_: Any, **__: Any) -> dict[str, Any]:
         return {"results": jobs}
 
 
@@ -44,51 +45,60 @@ def instant() -> Iterator[Farm]:
 
 def test_looking_after_boards_takes_no_result_from_another_wait(instant: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dask fetches the results of several waits together: one that gave up waiting would cancel them all."""
-    monkeypatch.setattr(farm_module, "WATCH_SECONDS", 0.01)
+    monkeypatch.setattr(instant.watcher, "_seconds", 0.01)
+    addresses = sorted(instant.addresses())
 
     def run(number: int) -> int:
-        future = instant.begin([{"number": number}], [60.0], {}, "cpu", None)
-        (result,) = instant.finish(future, lambda: None)["results"]
+        begun = instant.begin([{"number": number}], [60.0], {}, "cpu", addresses[number % 2], moves=number % 3 > 0)
+        (result,) = instant.finish(begun)["results"]
         return int(result["number"])
 
     with ThreadPoolExecutor(THREADS) as pool:
         assert list(pool.map(run, range(JOBS))) == list(range(JOBS))
 
 
-def test_jobs_for_the_same_boards_travel_together_up_to_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_for_boards_of_a_kind_travel_together_up_to_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """In their order; what is too large travels alone."""
     monkeypatch.setattr(farm_module, "_GRAPH_BYTES", 10)
     sizes = [4, 4, 4, 20, 1, 9]
-    some, any_of_them = ("tcp://a", "tcp://b"), None
-    calls = [
-        _Call(([], [], {"/model": bytes(size)}), "cpu", boards) for size in sizes for boards in (some, any_of_them)
-    ]
+    calls = [_Call(([], [], {"/model": bytes(size)}, False), kind, "tcp://a") for size in sizes for kind in ("a", "b")]
     for first in (0, 1):
         own = [[index for index in group if index % 2 == first] for group in _together(calls)]
         assert [[sizes[index // 2] for index in group] for group in own if group] == [[4, 4], [4], [20], [1, 9]]
-    assert all(len({calls[index].addresses for index in group}) == 1 for group in _together(calls))
+    assert all(len({calls[index].profile for index in group}) == 1 for group in _together(calls))
+
+
+def test_few_jobs_travel_together_lest_the_scheduler_looks_at_many_boards() -> None:
+    calls = [_Call(([], [], {}, False), "cpu", f"tcp://{number}") for number in range(20)]
+    assert [len(group) for group in _together(calls)] == [8, 8, 4]
 
 
 def test_each_caller_gets_its_own_job_and_few_graphs_are_sent(instant: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For any board, for both, and for one."""
-    sent: list[int] = []
+    """What moves travels together and may run on either board; what does not, alone, and runs on its own."""
+    sent: list[tuple[int, list[str]]] = []
     usual = instant._client.map
 
     def counted(function: Any, *arguments: Any, **options: Any) -> Any:
-        sent.append(len(arguments[0]))
+        sent.append((len(arguments[0]), options["workers"]))
         return usual(function, *arguments, **options)
 
     monkeypatch.setattr(instant._client, "map", counted)
-    monkeypatch.setattr(outbox, "GATHER_SECONDS", 0.5)
-    both = list(instant._client.scheduler_info()["workers"])
-    choices: list[list[str] | None] = [None, both, both[:1]]
+    monkeypatch.setattr(farm_module, "_GATHER_SECONDS", 0.5)
+    monkeypatch.setattr(farm_module, "_GATHER_SECONDS_A_JOB", 0.5)
+    workers = instant._client.scheduler_info(n_workers=-1)["workers"]
+    both = sorted(workers)
+    under_way = instant.begin([{"number": -1}], [60.0], {}, "cpu", both[0])  # so that others wait for company
 
     def run(number: int) -> int:
-        future = instant.begin([{"number": number}], [60.0], {}, "cpu", choices[number % 3])
-        (result,) = instant.finish(future, lambda: None)["results"]
-        return int(result["number"])
+        moves, address = number % 2 == 0, both[number // 2 % 2]
+        begun = instant.begin([{"number": number}], [60.0], {}, "cpu", address, moves=moves)
+        answer = instant.finish(begun)
+        assert moves or answer["board"] == str(workers[address]["name"])
+        return int(answer["results"][0]["number"])
 
     with ThreadPoolExecutor(12) as pool:
         assert list(pool.map(run, range(12))) == list(range(12))
-    assert sum(sent) == 12
-    assert len(sent) <= 4 + 4  # one each for those to one board; at most two for each of the others
+    instant.finish(under_way)
+    assert sum(count for count, _ in sent) == 13
+    assert sum(count for count, at in sent if at == both) >= 4
+    assert len(sent) <= 7 + 2

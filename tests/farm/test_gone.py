@@ -14,14 +14,14 @@ def test_a_scheduler_that_is_gone_is_told_with_the_remedy(tmp_path: Path) -> Non
     with dask.config.set({"distributed.comm.timeouts.connect": "1s"}):
         with scheduler(tmp_path) as address:
             farm = Farm(address)
-        for ask in (farm.seen, farm.told, lambda: farm.tell("board", {})):
+        for ask in (farm.seen, farm.addresses, farm.told, lambda: farm.tell("board", {})):
             with pytest.raises(BoardError, match=r"the scheduler is gone; start one by: dask scheduler"):
                 ask()
         farm.close()
         farm.close()
-        for addresses in (None, ["tcp://127.0.0.1:1"]):
+        for moves in (False, True):
             with pytest.raises(BoardError, match=r"the scheduler is gone"):
-                farm.begin([], [], {}, "cpu", addresses)
+                farm.begin([], [], {}, "cpu", "tcp://127.0.0.1:1", moves=moves)
 
 
 def test_tls_without_certificates_is_no_traceback() -> None:

@@ -6,7 +6,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from kronexport.farm import outbox
 from kronexport.farm.outbox import Outbox
 
 COUNT = 20
@@ -25,10 +24,9 @@ class Sender:
         return [2 * request for request in requests]
 
 
-def at_once(sender: Sender, numbers: Sequence[int], monkeypatch: pytest.MonkeyPatch) -> list["Future[int]"]:
+def at_once(sender: Sender, numbers: Sequence[int]) -> list["Future[int]"]:
     """All numbers put by a thread each, which begin together."""
-    monkeypatch.setattr(outbox, "GATHER_SECONDS", 0.5)
-    box: Outbox[int, int] = Outbox(sender.send)
+    box: Outbox[int, int] = Outbox(sender.send, lambda: 0.5)
     meet = threading.Barrier(len(numbers))
 
     def put(number: int) -> int:
@@ -39,17 +37,17 @@ def at_once(sender: Sender, numbers: Sequence[int], monkeypatch: pytest.MonkeyPa
         return [pool.submit(put, number) for number in numbers]
 
 
-def test_each_gets_its_own_answer_and_few_are_sent_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_gets_its_own_answer_and_few_are_sent_alone() -> None:
     sender = Sender()
-    found = at_once(sender, range(COUNT), monkeypatch)
+    found = at_once(sender, range(COUNT))
     assert [future.result() for future in found] == [2 * number for number in range(COUNT)]
     assert sorted(number for sent in sender.sent for number in sent) == list(range(COUNT))
     assert len(sender.sent) < COUNT / 2
 
 
-def test_what_sending_raises_comes_to_all_that_were_sent_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_sending_raises_comes_to_all_that_were_sent_with_it() -> None:
     sender = Sender()
-    failed = [future for future in at_once(sender, [-1, 1, 2, 3], monkeypatch) if future.exception() is not None]
+    failed = [future for future in at_once(sender, [-1, 1, 2, 3]) if future.exception() is not None]
     (refused,) = (sent for sent in sender.sent if -1 in sent)
     assert len(failed) == len(refused)
     assert all(isinstance(future.exception(), ValueError) for future in failed)
@@ -59,11 +57,11 @@ def test_an_answer_too_few_is_no_wait_without_end(monkeypatch: pytest.MonkeyPatc
     sender = Sender()
     usual = sender.send
     monkeypatch.setattr(sender, "send", lambda requests: usual(requests)[:-1])
-    assert all(isinstance(future.exception(), ValueError) for future in at_once(sender, range(4), monkeypatch))
+    assert all(isinstance(future.exception(), ValueError) for future in at_once(sender, range(4)))
 
 
 def test_after_a_failure_the_next_is_sent() -> None:
-    box: Outbox[int, int] = Outbox(Sender().send)
+    box: Outbox[int, int] = Outbox(Sender().send, lambda: 0.0)
     with pytest.raises(ValueError, match="-1"):
         box.put(-1)
     assert box.put(3) == 6

@@ -1,0 +1,86 @@
+"""One thread that looks which boards are there, for all threads that wait for them.
+
+A thousand that looked themselves, or woke up to ask, would leave the one that receives their results no time.
+"""
+
+import threading
+from collections.abc import Callable, Collection
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from typing import Any
+
+from kronexport.errors import KronexportError
+
+
+class GoneError(Exception):
+    """None of the boards that were waited for is there any more."""
+
+
+class Watcher:
+    """Looks every so many seconds from the first wait on, until it is closed.
+
+    Args:
+        look: gives the addresses of what is there.
+        seconds: from one look to the next.
+    """
+
+    def __init__(self, look: Callable[[], set[str]], seconds: float) -> None:
+        self._look, self._seconds = look, seconds
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._waits: dict[Future[None], Collection[str]] = {}
+        self._told: list[Callable[[set[str]], None]] = []
+
+    def tell(self, told: Callable[[set[str]], None]) -> None:
+        """Call ``told`` with what is there, at each look, by the watcher's thread."""
+        with self._lock:
+            self._told.append(told)
+
+    def wait(self, done: "Future[Any]", addresses: Collection[str]) -> None:
+        """Until ``done`` is over.
+
+        Raises:
+            GoneError: before that all that was at ``addresses`` went.
+            KronexportError: nobody can say whether it is there, as ``look`` says.
+        """
+        over: Future[None] = Future()
+        with self._lock:
+            self._waits[over] = addresses
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._watch, name="kronexport-watcher", daemon=True)
+                self._thread.start()
+        done.add_done_callback(lambda _: _end(over, None))
+        try:
+            over.result()
+        finally:
+            with self._lock:
+                del self._waits[over]
+
+    def close(self) -> None:
+        """Look no more."""
+        self._closed.set()
+
+    def _watch(self) -> None:
+        while not self._closed.wait(self._seconds):
+            with self._lock:
+                waits, told = dict(self._waits), list(self._told)
+            try:
+                there = self._look()
+                for tell in told:
+                    tell(there)
+            except KronexportError as error:
+                for over in waits:
+                    _end(over, error)
+                continue
+            for over, addresses in waits.items():
+                if there.isdisjoint(addresses):
+                    _end(over, GoneError(", ".join(addresses)))
+
+
+def _end(over: "Future[None]", error: Exception | None) -> None:
+    with suppress(InvalidStateError):  # the other of two ends came first
+        if error is None:
+            over.set_result(None)
+        else:
+            over.set_exception(error)

@@ -1,0 +1,63 @@
+"""Many threads wait, one looks."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+
+from kronexport.errors import BoardError
+from kronexport.farm.watcher import GoneError, Watcher
+
+
+@contextmanager
+def watching(look: Callable[[], set[str]]) -> Iterator[Watcher]:
+    watcher = Watcher(look, 0.01)
+    yield watcher
+    watcher.close()
+
+
+def test_what_is_done_is_waited_for_without_a_look() -> None:
+    done: Future[int] = Future()
+    done.set_result(1)
+    watcher = Watcher(lambda: pytest.fail("looked"), 3600.0)
+    watcher.wait(done, ["tcp://a"])
+    watcher.close()
+
+
+def test_who_waits_for_a_board_that_went_is_told_and_the_others_wait_on() -> None:
+    there, other = {"tcp://a", "tcp://b"}, Future[int]()
+    with watching(lambda: set(there)) as watcher, ThreadPoolExecutor(2) as pool:
+        alone, either = ["tcp://a"], ["tcp://a", "tcp://b"]
+        waits = [pool.submit(watcher.wait, Future[int](), alone), pool.submit(watcher.wait, other, either)]
+        assert not any(wait.done() for wait in waits)
+        there.remove("tcp://a")
+        with pytest.raises(GoneError, match="tcp://a"):
+            waits[0].result(timeout=30)
+        assert not waits[1].done()
+        other.set_result(1)
+        waits[1].result(timeout=30)
+
+
+def test_a_look_that_fails_ends_all_waits_and_the_next_is_made() -> None:
+    looks = iter([BoardError("the scheduler is gone")])
+
+    def look() -> set[str]:
+        for error in looks:
+            raise error
+        return set()
+
+    with watching(look) as watcher:
+        with pytest.raises(BoardError, match="the scheduler is gone"):
+            watcher.wait(Future[int](), ["tcp://a"])
+        with pytest.raises(GoneError):
+            watcher.wait(Future[int](), ["tcp://a"])
+
+
+def test_who_asked_is_told_at_each_look() -> None:
+    told: list[set[str]] = []
+    with watching(lambda: {"tcp://b"}) as watcher:
+        watcher.tell(told.append)
+        with pytest.raises(GoneError):
+            watcher.wait(Future[int](), ["tcp://a"])
+    assert told[0] == {"tcp://b"}
