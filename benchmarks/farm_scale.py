@@ -179,7 +179,7 @@ def _results(pool: Executor, fleet: Fleet, arguments: argparse.Namespace, folder
 
     def run(number: int) -> int:
         result = fleet.run_agent({**job, "number": number}, timeout_seconds=1.0)
-        if result["number"] != number or result["payload"] < arguments.bytes:
+        if result["number"] != number or result["payload"] != arguments.bytes:
             raise AssertionError(f"job {number} came back as {result}")
         return number
 

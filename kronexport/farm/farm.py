@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain, islice
 from types import TracebackType
 from typing import Any, Final, Self, cast
 
@@ -44,10 +45,11 @@ _LARGE_JOBS: Final = {"distributed.admin.large-graph-warning-threshold": "1TB"}
 """A job holds its models."""
 _GRAPH_BYTES: Final = 2**24
 """Of the jobs that travel in one graph, which the scheduler reads at once."""
+CHOICES: Final = 8
+"""Boards that a job names, and jobs in one graph at most: the scheduler looks at all these boards for each job."""
 _GATHER_SECONDS: Final = 0.2
+"""The longest that a job waits for others to travel with, and what of it for each job that is under way."""
 _GATHER_SECONDS_A_JOB: Final = 0.001
-_GRAPH_JOBS: Final = 8
-"""The same: the scheduler looks at the boards of all of them for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +83,11 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """``arguments`` of ``run_jobs``, and the board of ``profile`` that it is meant for."""
+    """``arguments`` of ``run_jobs``, and the boards of ``profile`` that it may run on, its own first."""
 
     arguments: tuple[list[Job], list[float], Files, bool]
     profile: str
-    address: str
+    addresses: tuple[str, ...]
 
     @property
     def size(self) -> int:
@@ -94,12 +96,12 @@ class _Call:
 
 
 def _together(calls: Sequence[_Call]) -> list[list[int]]:
-    """Which calls travel in one graph: ``_GRAPH_JOBS`` of a profile and ``_GRAPH_BYTES`` at most, unless it is one."""
+    """Which calls travel in one graph: at most ``CHOICES`` of a profile, and ``_GRAPH_BYTES`` unless it is one."""
     groups: list[list[int]] = []
     latest: dict[str, tuple[list[int], int]] = {}
     for index, call in enumerate(calls):
         group, size = latest.get(call.profile, ([], 0))
-        if not group or len(group) == _GRAPH_JOBS or size + call.size > _GRAPH_BYTES:
+        if not group or len(group) == CHOICES or size + call.size > _GRAPH_BYTES:
             group, size = [], 0
             groups.append(group)
         group.append(index)
@@ -107,8 +109,18 @@ def _together(calls: Sequence[_Call]) -> list[list[int]]:
     return groups
 
 
+def _shared(calls: Sequence[_Call]) -> tuple[str, ...]:
+    """The boards that calls which travel together may run on: their own, and as many more as make ``CHOICES``."""
+    in_turn = dict.fromkeys(chain((call.addresses[0] for call in calls), *(call.addresses for call in calls)))
+    return tuple(islice(in_turn, CHOICES))
+
+
 def resource_of(profile: str) -> str:
-    """The resource of which a worker has one for each board of this target: its own."""
+    """The resource of which a worker has one for each board of this target: its own.
+
+    Jobs name their boards and take none of it, since the scheduler would look for it among all workers; that a board
+    has one job at a time is by its worker's one thread.
+    """
     return f"board:{profile}"
 
 
@@ -198,29 +210,27 @@ class Farm:
         seconds: Sequence[float],
         files: Files,
         profile: str,
-        address: str,
+        addresses: Sequence[str],
         *,
-        moves: bool = False,
         keep: bool = False,
     ) -> Begun:
-        """Have ``run_jobs`` run on the worker at ``address``, which has a board of ``profile``; ``finish`` it.
+        """Have ``run_jobs`` run on a worker; ``finish`` it.
 
         Args:
             jobs: one after the other.
             seconds: the longest that each may take.
             files: what they read that the board does not keep.
-            profile: the target that the board is.
-            address: of its worker.
-            moves: other boards will do. Such jobs, where several threads begin them within a moment, travel together
-                and share their boards: one that is lost, or busy with another client's jobs, leaves its own to them.
+            profile: the target that the boards are.
+            addresses: of workers that will do, one or few, the one that is most likely to be idle first. Where there
+                are several, jobs that other threads begin within a moment travel with it and share their boards.
             keep: the board keeps the files for later jobs.
 
         Raises:
             BoardError: the scheduler is gone.
         """
-        call = _Call((list(jobs), list(seconds), files, keep), profile, address)
+        call = _Call((list(jobs), list(seconds), files, keep), profile, tuple(addresses))
         with self._there():
-            return self._outbox.put(call) if moves else self._submitted([call])[0]
+            return self._outbox.put(call) if len(addresses) > 1 else self._submitted([call])[0]
 
     def _patience(self) -> float:
         """Seconds that a job waits for others to travel with: a graph costs the scheduler most where much goes on."""
@@ -230,14 +240,13 @@ class Farm:
         """Each call under way."""
         begun: dict[int, Begun] = {}
         for indices in _together(calls):
-            addresses = tuple(sorted({calls[index].address for index in indices}))
+            addresses = _shared([calls[index] for index in indices])
             with dask.config.set(_LARGE_JOBS):
                 futures = self._client.map(
                     run_jobs,
                     *zip(*(calls[index].arguments for index in indices), strict=True),
                     key=[f"kronexport-{uuid.uuid4().hex}" for _ in indices],
                     workers=list(addresses),
-                    resources={resource_of(calls[indices[0]].profile): 1},
                     pure=False,
                 )
             self._under_way.update(futures)

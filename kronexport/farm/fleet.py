@@ -13,7 +13,7 @@ import onnx_ir as ir
 from kronexport.backends.profile import TargetProfile
 from kronexport.errors import BoardError, UserInputError, error_of
 from kronexport.farm.calibration import Limits, has_drifted, reference_trial, scaled
-from kronexport.farm.farm import Begun, Farm, Seen
+from kronexport.farm.farm import CHOICES, Begun, Farm, Seen
 from kronexport.farm.load import Load
 from kronexport.farm.members import Member, Members
 from kronexport.farm.parcel import Files, Job, packed
@@ -80,7 +80,7 @@ class Fleet:
         self._lock = threading.RLock()
         self._members = Members(terms.limits, farm.tell)
         self._load = Load()
-        farm.watcher.tell(self._miss)
+        farm.watcher.add_listener(self._miss)
         self._drifted: Counter[str] = Counter()
         self._reference, self._reference_files = _reference_job(terms)
         if not self._look():
@@ -118,12 +118,11 @@ class Fleet:
         if job["task"] in _CHECKED:
             jobs, seconds = [moved, self._reference], [timeout_seconds, REFERENCE_SECONDS]
         while True:
-            moves = job["task"] == _SPREAD
-            boards = (self._members.ready if moves else []) or [self._home()]
+            boards = (self._members.ready if job["task"] == _SPREAD else []) or [self._home()]
             try:
-                with self._load.least([board.seen.address for board in boards]) as address:
-                    profile = self._terms.profile.name
-                    answer = self._farm.finish(self._farm.begin(jobs, seconds, files, profile, address, moves=moves))
+                with self._load.least([board.seen.address for board in boards], CHOICES) as addresses:
+                    begun = self._farm.begin(jobs, seconds, files, self._terms.profile.name, addresses)
+                    answer = self._farm.finish(begun)
                 result = self._accepted(job, answer)
             except GoneError:
                 continue
@@ -133,7 +132,7 @@ class Fleet:
     def _reference_begun(self, address: str) -> Begun:
         """The reference on the board at ``address``, which keeps it for what is run with it."""
         jobs, seconds, profile = [self._reference], [REFERENCE_SECONDS], self._terms.profile.name
-        return self._farm.begin(jobs, seconds, self._reference_files, profile, address, keep=True)
+        return self._farm.begin(jobs, seconds, self._reference_files, profile, [address], keep=True)
 
     def _look(self) -> list[Seen]:
         """The workers that are there; boards without one are lost."""

@@ -1,8 +1,9 @@
 """Agent's jobs as they travel to a farm's worker: JSON, and the bytes of their files by the hash of what is in them.
 
 The bytes are arguments of the job, not data that is scattered over the workers beforehand: what is scattered lives with
-the worker that got it, so that a job whose worker is lost could not run elsewhere. Arguments stay with the scheduler
-until the job is done. No more jobs are under way than there are boards, which bounds what it has to hold.
+the worker that got it, so that a job whose worker is lost could not run elsewhere. The reference alone, which each
+board runs before all else, is kept by the board. Arguments stay with the scheduler until the job is done. No more jobs
+are under way than there are boards, which bounds what it has to hold.
 """
 
 from collections.abc import Sequence

@@ -9,8 +9,6 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import Any
 
-from kronexport.errors import KronexportError
-
 
 class GoneError(Exception):
     """None of the boards that were waited for is there any more."""
@@ -30,24 +28,27 @@ class Watcher:
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
         self._waits: dict[Future[None], Collection[str]] = {}
-        self._told: list[Callable[[set[str]], None]] = []
+        self._listeners: list[Callable[[set[str]], None]] = []
 
-    def tell(self, told: Callable[[set[str]], None]) -> None:
-        """Call ``told`` with what is there, at each look, by the watcher's thread."""
+    def add_listener(self, listener: Callable[[set[str]], None]) -> None:
+        """Call ``listener`` with what is there, at each look, by the watcher's thread."""
         with self._lock:
-            self._told.append(told)
+            self._listeners.append(listener)
 
     def wait(self, done: "Future[Any]", addresses: Collection[str]) -> None:
         """Until ``done`` is over.
 
         Raises:
             GoneError: before that all that was at ``addresses`` went.
-            KronexportError: nobody can say whether it is there, as ``look`` says.
+            Exception: what ``look`` or a listener raises.
+            CancelledError: the watcher was closed.
         """
         over: Future[None] = Future()
         with self._lock:
             self._waits[over] = addresses
-            if self._thread is None:
+            if self._closed.is_set():
+                over.cancel()
+            elif self._thread is None:
                 self._thread = threading.Thread(target=self._watch, name="kronexport-watcher", daemon=True)
                 self._thread.start()
         done.add_done_callback(lambda _: _end(over, None))
@@ -58,18 +59,21 @@ class Watcher:
                 del self._waits[over]
 
     def close(self) -> None:
-        """Look no more."""
-        self._closed.set()
+        """Look no more; waits are cancelled."""
+        with self._lock:
+            self._closed.set()
+            for over in self._waits:
+                over.cancel()
 
     def _watch(self) -> None:
         while not self._closed.wait(self._seconds):
             with self._lock:
-                waits, told = dict(self._waits), list(self._told)
+                waits, listeners = dict(self._waits), list(self._listeners)
             try:
                 there = self._look()
-                for tell in told:
-                    tell(there)
-            except KronexportError as error:
+                for listener in listeners:
+                    listener(there)
+            except Exception as error:  # noqa: BLE001  those who wait raise it
                 for over in waits:
                     _end(over, error)
                 continue

@@ -145,6 +145,10 @@ def _batches(data: Data, labels: NDArray[Any] | Tensor | None, recipe: Recipe) -
         if labels is not None and len(labels) != len(images):
             raise UserInputError(f"distil: labels: {len(labels)} for {len(images)} images; expected one for each")
         return ImageBatches(images, None if labels is None else _labels(labels), recipe)
+    if recipe.mixed and not isinstance(data, ImageBatches):
+        raise UserInputError(
+            f"distil: mixed={recipe.mixed:g} is for images in one array; let the batches come mixed, or set it to 0"
+        )
     if labels is not None:
         raise UserInputError("distil: labels are for images in one array; let a batch be a pair: images, labels")
     if not isinstance(data, Iterable) or isinstance(data, Iterator):

@@ -106,7 +106,11 @@ class Recipe:
         few = self.block_epochs <= self.epochs
         self._check("block_epochs", f"at most epochs, which is {self.epochs}", is_right=few)
         alone = not (self.mixed and self.cross_entropy)
-        self._check("mixed", "0 where cross_entropy is above 0: a mixed image has no label", is_right=alone)
+        self._check(
+            "mixed",
+            "0 where cross_entropy is above 0, or cross_entropy = 0: a mixed image has no label",
+            is_right=alone,
+        )
 
     def _check(self, name: str, expected: str, *, is_right: bool) -> None:
         if not is_right:

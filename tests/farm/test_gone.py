@@ -19,9 +19,9 @@ def test_a_scheduler_that_is_gone_is_told_with_the_remedy(tmp_path: Path) -> Non
                 ask()
         farm.close()
         farm.close()
-        for moves in (False, True):
+        for addresses in (["tcp://127.0.0.1:1"], ["tcp://127.0.0.1:1", "tcp://127.0.0.1:2"]):
             with pytest.raises(BoardError, match=r"the scheduler is gone"):
-                farm.begin([], [], {}, "cpu", "tcp://127.0.0.1:1", moves=moves)
+                farm.begin([], [], {}, "cpu", addresses)
 
 
 def test_tls_without_certificates_is_no_traceback() -> None:

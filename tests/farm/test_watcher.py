@@ -1,20 +1,12 @@
 """Many threads wait, one looks."""
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 
 from kronexport.errors import BoardError
 from kronexport.farm.watcher import GoneError, Watcher
-
-
-@contextmanager
-def watching(look: Callable[[], set[str]]) -> Iterator[Watcher]:
-    watcher = Watcher(look, 0.01)
-    yield watcher
-    watcher.close()
 
 
 def test_what_is_done_is_waited_for_without_a_look() -> None:
@@ -27,7 +19,7 @@ def test_what_is_done_is_waited_for_without_a_look() -> None:
 
 def test_who_waits_for_a_board_that_went_is_told_and_the_others_wait_on() -> None:
     there, other = {"tcp://a", "tcp://b"}, Future[int]()
-    with watching(lambda: set(there)) as watcher, ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(2) as pool, closing(Watcher(lambda: set(there), 0.01)) as watcher:
         alone, either = ["tcp://a"], ["tcp://a", "tcp://b"]
         waits = [pool.submit(watcher.wait, Future[int](), alone), pool.submit(watcher.wait, other, either)]
         assert not any(wait.done() for wait in waits)
@@ -40,15 +32,17 @@ def test_who_waits_for_a_board_that_went_is_told_and_the_others_wait_on() -> Non
 
 
 def test_a_look_that_fails_ends_all_waits_and_the_next_is_made() -> None:
-    looks = iter([BoardError("the scheduler is gone")])
+    looks = iter([BoardError("the scheduler is gone"), NameError("dask's own")])
 
     def look() -> set[str]:
         for error in looks:
             raise error
         return set()
 
-    with watching(look) as watcher:
+    with closing(Watcher(look, 0.01)) as watcher:
         with pytest.raises(BoardError, match="the scheduler is gone"):
+            watcher.wait(Future[int](), ["tcp://a"])
+        with pytest.raises(NameError):
             watcher.wait(Future[int](), ["tcp://a"])
         with pytest.raises(GoneError):
             watcher.wait(Future[int](), ["tcp://a"])
@@ -56,8 +50,19 @@ def test_a_look_that_fails_ends_all_waits_and_the_next_is_made() -> None:
 
 def test_who_asked_is_told_at_each_look() -> None:
     told: list[set[str]] = []
-    with watching(lambda: {"tcp://b"}) as watcher:
-        watcher.tell(told.append)
+    with closing(Watcher(lambda: {"tcp://b"}, 0.01)) as watcher:
+        watcher.add_listener(told.append)
         with pytest.raises(GoneError):
             watcher.wait(Future[int](), ["tcp://a"])
     assert told[0] == {"tcp://b"}
+
+
+def test_closing_ends_all_waits_and_those_that_come_later() -> None:
+    watcher = Watcher(lambda: {"tcp://a"}, 3600.0)
+    with ThreadPoolExecutor(1) as pool:
+        wait = pool.submit(watcher.wait, Future[int](), ["tcp://a"])
+        watcher.close()
+        with pytest.raises(CancelledError):
+            wait.result(timeout=30)
+    with pytest.raises(CancelledError):
+        watcher.wait(Future[int](), ["tcp://a"])

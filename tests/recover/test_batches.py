@@ -57,6 +57,7 @@ def test_what_a_batch_is_made_of_is_prepared_after_it_was_augmented() -> None:
 
 def test_images_are_mixed_after_they_were_prepared() -> None:
     batches = ImageBatches(IMAGES.to(torch.uint8), None, Recipe(batch=10, mixed=1.0), lambda images: images.float() / 2)
+    torch.manual_seed(0)
     (batch,) = batches
     values = batch.images[:, 0, 0, 0]
     assert (values.remainder(0.5) > 0).sum() > 5
