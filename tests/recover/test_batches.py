@@ -132,3 +132,9 @@ def test_data_that_cannot_be_trained_on_are_refused(data: Any, message: str) -> 
 def test_labels_that_do_not_fit_are_refused(data: Any, labels: Any, message: str) -> None:
     with pytest.raises(UserInputError, match=message):
         epoch(Source(data, labels, Recipe(batch=4, cross_entropy=0.5)), 1)
+
+
+def test_batches_that_come_as_such_are_not_mixed_and_that_is_said() -> None:
+    with pytest.raises(UserInputError, match=r"mixed=0.5 is for images in one array"):
+        Source([IMAGES], None, Recipe(batch=4, mixed=0.5))
+    assert len(epoch(Source(IMAGES, None, Recipe(batch=4, mixed=0.5)), 1)) == 2
