@@ -11,6 +11,7 @@ written after each epoch, so that the same command goes on where it was stopped.
 
 import argparse
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -45,21 +46,27 @@ TEST_BATCH = 500
 
 @dataclass(frozen=True)
 class Scorer:
-    """Pixels uint8 [N, 3, 32, 32] and labels [N]."""
+    """Images as the network takes them [N, 3, 32, 32] and labels [N]."""
 
-    images: cifar10.Images
+    images: NDArray[np.float32]
+    labels: NDArray[np.int64]
 
     def accuracy(self, predict: Predictor) -> float:
         """Percent."""
-        pixels, labels = self.images
-        starts = range(0, len(labels), TEST_BATCH)
-        found = [predict(cifar10.normalize(pixels[at : at + TEST_BATCH])).argmax(axis=1) for at in starts]
-        return 100 * float(np.mean(np.concatenate(found) == labels))
+        starts = range(0, len(self.labels), TEST_BATCH)
+        found = [predict(self.images[at : at + TEST_BATCH]).argmax(axis=1) for at in starts]
+        return 100 * float(np.mean(np.concatenate(found) == self.labels))
 
 
-def normalized() -> Callable[[Tensor], Tensor]:
-    """What makes uint8 [N, 3, H, W] the network's input, channels last in memory: the fast layout of CPU convs."""
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (cifar10.MEAN, cifar10.STD))
+def scorer_of(data: Path) -> Scorer:
+    """Of all 10,000 test images."""
+    pixels, labels = cifar10.read_split(data, "test")
+    return Scorer(cifar10.normalize(pixels), labels)
+
+
+def normalized(device: torch.device) -> Callable[[Tensor], Tensor]:
+    """What makes uint8 [N, 3, H, W] the network's input, channels last in memory: the fast layout of convs."""
+    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (cifar10.MEAN, cifar10.STD))
     scale, shift = 1 / (255 * std), mean / std
 
     def prepare(pixels: Tensor) -> Tensor:
@@ -92,6 +99,7 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
     return Recipe(
         epochs=args.epochs,
         block_epochs=args.block_epochs,
+        batch=args.batch,
         optimizer=args.optimizer,
         learning_rate=args.learning_rate,
         weight_decay=args.weight_decay,
@@ -109,17 +117,17 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
 def run(args: argparse.Namespace) -> None:
     """Print the table as it grows, and write the network."""
     torch.set_num_threads(args.threads)
+    device = torch.device(args.device)
     dense = CifarResNet(32).eval()
     load_weights(dense, args.weights)
     start = starting_point(dense, args)
-    train = cifar10.read_split(args.data, "train")
-    pixels, labels = (torch.from_numpy(part[: args.images]) for part in train)
-    recipe, test = recipe_of(args), Scorer(cifar10.read_split(args.data, "test"))
-    batches = ImageBatches(pixels, labels, recipe, normalized())
+    pixels, labels = (torch.from_numpy(part[: args.images]) for part in cifar10.read_split(args.data, "train"))
+    recipe, test = recipe_of(args), scorer_of(args.data)
+    batches = ImageBatches(pixels.to(device), labels, recipe, normalized(device))
     print(heading(title(dense, start, args), COLUMNS), flush=True)
-    cpu = torch.device("cpu")
     for name, network in (("dense", dense), ("fitted" if args.start is None else "start", start)):
-        print(line([name, "", f"{test.accuracy(predictor(network, cpu)):.2f}", "", ""]), flush=True)
+        score = test.accuracy(predictor(deepcopy(network).to(device), device))
+        print(line([name, "", f"{score:.2f}", "", ""]), flush=True)
     curve: list[dict[str, Any]] = []
 
     def told(figures: EpochFigures) -> None:
@@ -134,7 +142,7 @@ def run(args: argparse.Namespace) -> None:
         recipe,
         evaluate=test.accuracy,
         checkpoint=args.out / "checkpoint.pt",
-        device="cpu",
+        device=args.device,
         told=told,
     )
     save_compressed(done.model, args.out / "factors.safetensors")
@@ -165,6 +173,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--start", type=Path, help="factors to go on from instead of fitting those of a method")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--block-epochs", type=int, default=0, help="the first, which train each layer alone")
+    parser.add_argument("--batch", type=int, default=128, help="images a step")
     parser.add_argument("--optimizer", default="adamw", choices=get_args(Optimizer))
     parser.add_argument("--learning-rate", type=float, default=0.001, help="at its peak")
     parser.add_argument("--weight-decay", type=float, default=1e-4)
@@ -174,6 +183,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--mixed", type=float, default=0.0, help="part of the images mixed with another; no labels")
     parser.add_argument("--ema", type=float, default=0.999, help="decay of the moving average of the weights")
     parser.add_argument("--norms", default="auto", choices=get_args(Norms), help="whether BatchNorms go by the batch")
+    parser.add_argument("--device", default="cpu", help="to train on, as torch names it; all images lie there")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--images", type=int, default=50_000, help="train on so many of the images alone")

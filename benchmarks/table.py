@@ -1,6 +1,7 @@
 """What every table here has in common: its first line, its cells, and rows that an interrupted run does not lose."""
 
 import json
+import os
 import platform
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -15,7 +16,8 @@ from kronexport.files import write_json_aside
 def heading(title: str, columns: Sequence[str]) -> str:
     """Date, versions and ``title``, then the head of the table."""
     made = f"{datetime.now(UTC):%Y-%m-%d}; Python {platform.python_version()}, torch {version('torch')}"
-    where = f"{torch.get_num_threads()} of 2 cores, no GPU"
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    where = f"{torch.get_num_threads()} of {os.cpu_count()} cores, {gpu}"
     return f"{made}, {where}; {title}\n\n{head(columns)}"
 
 

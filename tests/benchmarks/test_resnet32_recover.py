@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from benchmarks import resnet32_recover
-from benchmarks.resnet32_recover import Scorer, normalized, parsed, run, starting_point
+from benchmarks.resnet32_recover import normalized, parsed, run, scorer_of, starting_point
 from kronexport.export.factors_file import load_compressed, save_compressed
 from kronexport.export.replace import factorized
 from kronexport.factorize.gkpd import gkpd_structure
@@ -51,7 +51,7 @@ def test_a_run_prints_its_curve_and_writes_the_network(
     rows = [line.split(" | ") for line in printed if line.startswith("| ")]
     assert [row[0] for row in rows[2:]] == ["| dense", "| fitted", "| 1", "| 2"]
     network: nn.Module = load_compressed(CifarResNet(8), tmp_path / "out" / "factors.safetensors").eval()
-    score = Scorer(few(tmp_path, "test")).accuracy(predictor(network, torch.device("cpu")))
+    score = scorer_of(tmp_path).accuracy(predictor(network, torch.device("cpu")))
     assert f"{score:.2f}" == rows[-1][2]
 
 
@@ -91,6 +91,6 @@ def test_a_start_of_another_method_or_ratio_is_not_taken(arguments: list[str], m
 
 def test_pixels_become_what_the_network_was_trained_on() -> None:
     pixels = cifar10.read_sample("train").pixels[:3]
-    found = normalized()(torch.from_numpy(pixels))
+    found = normalized(torch.device("cpu"))(torch.from_numpy(pixels))
     np.testing.assert_allclose(found.numpy(), cifar10.normalize(pixels), atol=1e-5)
     assert found.is_contiguous(memory_format=torch.channels_last)
