@@ -10,9 +10,9 @@ demo: $(STAMP)
 	@echo "The report: kronexport-out/report.html"
 
 # One process a core, one thread a process: threads for small matrices only wait for each other. A file's tests run in
-# one process, lest what they share is built in each.
+# one process, lest what they share is built in each; in their order, which has no long file at the end.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

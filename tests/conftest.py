@@ -1,6 +1,8 @@
 """One small network, built once for every target; tests read the output, and copy it before they change it."""
 
 import contextlib
+import functools
+import importlib.util
 import io
 import shutil
 import warnings
@@ -11,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 from hypothesis import settings
+from onnxscript._framework_apis import torch_2_5
 
 from kronexport.cli import run
 from kronexport.lower import simplify
@@ -101,10 +104,12 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def built(network: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """The network for all targets with the default goal and ``--json``; only to be read."""
+    """The network for all targets with the default goal and ``--json``, simplified; only to be read."""
     folder = tmp_path_factory.mktemp("built") / "out"
     targets = ("--target", "cpu", "--target", "openvino", "--target", "jetson")
-    ended = command("build", f"{network}:net", "--input", INPUT, *targets, "--out", folder, "--json", *SHORT)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(simplify, "importlib", importlib)
+        ended = command("build", f"{network}:net", "--input", INPUT, *targets, "--out", folder, "--json", *SHORT)
     return Built(folder, ended)
 
 
@@ -114,8 +119,23 @@ def built_copy(built: Built, tmp_path: Path) -> Path:
     return shutil.copytree(built.folder, tmp_path / "copy")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_simplifier() -> Iterator[None]:
+    """As if onnxsim were not installed, but where a test asks for it: its process takes seconds to start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(simplify, "importlib", SimpleNamespace(util=SimpleNamespace(find_spec=lambda _name: None)))
+        yield
+
+
 @pytest.fixture
-def without_simplifier(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As if onnxsim were not installed, which saves the seconds that its process takes to start."""
-    monkeypatch.setattr(simplify, "importlib", SimpleNamespace(util=SimpleNamespace(find_spec=lambda _name: None)))
-    return iter(())
+def simplifier(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models are simplified where onnxsim is installed, as in a user's build."""
+    monkeypatch.setattr(simplify, "importlib", importlib)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_registry() -> Iterator[None]:
+    """Torch puts its table of ONNX functions together anew for each export, which takes it two seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch_2_5, "get_torchlib_ops", functools.cache(torch_2_5.get_torchlib_ops))
+        yield

@@ -6,7 +6,6 @@ import tomllib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +14,6 @@ from kronexport import request
 from kronexport.backends import profile
 from kronexport.backends.profile import targets_folder
 from kronexport.config import BuildConfig
-from kronexport.lower import simplify
 from kronexport.machines.board import Board
 from kronexport.machines.here import HERE, Here
 from kronexport.measure.store import MeasurementStore, conditions_of
@@ -50,7 +48,6 @@ def nothing_runs_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(profile, "targets_folder", lambda: folder)
         patch.setattr(Here, "run_agent", refuse)
-        patch.setattr(simplify, "importlib", SimpleNamespace(util=SimpleNamespace(find_spec=lambda _name: None)))
         yield
 
 

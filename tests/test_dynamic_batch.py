@@ -20,7 +20,6 @@ def build(network: Path, out: Path, *arguments: object) -> Ended:
     return command("build", f"{network}:net", "--input", INPUT, "--out", out, *arguments, *SHORT)
 
 
-@pytest.mark.usefixtures("without_simplifier")
 @pytest.mark.parametrize(
     ("alias", "target", "precision", "measured"),
     [

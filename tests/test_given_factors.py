@@ -55,7 +55,6 @@ def report(folder: Path) -> TargetReport:
     return read_report_json(folder / "out" / "report.json").targets[TARGET]
 
 
-@pytest.mark.usefixtures("without_simplifier")
 def test_factors_go_through_the_line_as_they_are(tmp_path: Path) -> None:
     """No goal is set, every stage agrees, the factors are kept bit for bit, and the engine computes what they do."""
     np.save(tmp_path / "images.npy", images(4))
@@ -87,7 +86,6 @@ def test_factors_go_through_the_line_as_they_are(tmp_path: Path) -> None:
     assert command("verify", tmp_path / "out" / TARGET).code == 0
 
 
-@pytest.mark.usefixtures("without_simplifier")
 def test_dense_is_the_network_of_the_whole_weights(tmp_path: Path) -> None:
     """Its figures are those of plain layers, biases kept; other convs stay as they are without a goal."""
     ended, model = build(tmp_path, "3")
@@ -99,7 +97,6 @@ def test_dense_is_the_network_of_the_whole_weights(tmp_path: Path) -> None:
     assert [(row.site, row.method) for row in found.layers] == [("0", "dense"), ("3", "tucker2")]
 
 
-@pytest.mark.usefixtures("without_simplifier")
 def test_a_goal_factorizes_the_other_convs(tmp_path: Path) -> None:
     """A ratio is one to the dense network; patterns do not touch the layers with factors."""
     asked = ("--goal", "params<=0.4", "--exclude", "3")
@@ -111,7 +108,6 @@ def test_a_goal_factorizes_the_other_convs(tmp_path: Path) -> None:
     assert found.compressed.params <= 0.4 * found.dense.params
 
 
-@pytest.mark.usefixtures("without_simplifier")
 def test_a_plan_of_a_model_with_factors_is_taken_too(tmp_path: Path) -> None:
     """Its own, with the lowering ``dense`` put in by hand."""
     ended, _ = build(tmp_path, "3", asked=("--dry-run",))

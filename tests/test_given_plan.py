@@ -86,7 +86,6 @@ def test_a_plan_that_cannot_be_written_is_refused_before_any_work(
 # --- build --plan -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("without_simplifier")
 def test_a_build_s_own_plan_gives_the_same_model(network: Path, built: Built, tmp_path: Path) -> None:
     """The plan's target is the target, nothing is scanned, no goal is set, and the rebuild command names the plan."""
     ended = build(network, tmp_path / "out", "--plan", plan_of(built.folder, BOARD))
@@ -131,7 +130,6 @@ size = [1, 1, 3, 3]
 """In no order, of two methods, without what is not needed."""
 
 
-@pytest.mark.usefixtures("without_simplifier")
 def test_a_plan_by_hand_is_what_is_built(network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From a config, whose folder it is in; what it does not name stays dense, and the goal is only judged."""
     (tmp_path / "plan.toml").write_text(BY_HAND)

@@ -126,7 +126,6 @@ def test_mode_and_type_of_the_model_do_not_matter(mode: str) -> None:
 
 
 @pytest.mark.parametrize("body", ["m.train()", "m.half()", "m.double()"])
-@pytest.mark.usefixtures("without_simplifier")
 def test_mode_and_type_of_the_model_do_not_matter_to_the_command(tmp_path: Path, body: str) -> None:
     assert build(tmp_path, body).code == 0
 
@@ -172,7 +171,6 @@ def test_weights_that_are_all_zero(zeroed: list[str], calibration: NDArray[np.fl
         torch.testing.assert_close(compressed.model(x), model(x), rtol=0, atol=0)
 
 
-@pytest.mark.usefixtures("without_simplifier")
 def test_weights_that_are_all_zero_go_through_the_command(tmp_path: Path) -> None:
     np.save(tmp_path / "images.npy", images(4))
     ended = build(tmp_path, "[p.data.zero_() for p in m.parameters()]", "--calibration", tmp_path / "images.npy")

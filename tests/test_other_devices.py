@@ -7,7 +7,6 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -16,7 +15,6 @@ import torch
 
 from kronexport import instruments
 from kronexport.backends.profile import load_target
-from kronexport.lower import simplify
 from kronexport.records import TargetReport
 from kronexport.ship.report_json import missing_reasons, read_report_json
 from kronexport.stages import measure, realize
@@ -58,7 +56,6 @@ def nothing_is_timed() -> Iterator[None]:
             patch.setattr(module, name, refuse)
         for module, name in ((measure, "bench_models"), (realize, "score_engine")):
             patch.setattr(module, name, refuse)
-        patch.setattr(simplify, "importlib", SimpleNamespace(util=SimpleNamespace(find_spec=lambda _name: None)))
         yield
 
 

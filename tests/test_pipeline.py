@@ -38,7 +38,6 @@ def build(network: Path, out: Path, *arguments: object) -> Ended:
 # --- calibration images -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("without_simplifier")
 def test_factors_are_fitted_to_calibration_images(network: Path, built: Built, tmp_path: Path) -> None:
     """The outputs on them are closer to dense than by the weights alone, each site is told, and the report says so."""
     noise = np.random.default_rng(0).standard_normal((40, 3, 64, 64)).astype(np.float32)
@@ -56,7 +55,6 @@ def test_factors_are_fitted_to_calibration_images(network: Path, built: Built, t
     assert distances[0] < distances[1]
 
 
-@pytest.mark.usefixtures("without_simplifier")
 def test_the_rebuild_command_makes_the_same_model_again(
     network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,7 +245,6 @@ def test_config_toml_asks_for_the_same_again(built: Built, network: Path) -> Non
     assert config.out == built.folder
 
 
-@pytest.mark.usefixtures("without_simplifier")
 def test_a_config_builds_from_any_folder(network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its relative paths are its own; --set overrides it; what is in the folder from before is replaced."""
     toml = network.parent / "build.toml"
@@ -262,13 +259,13 @@ def test_a_config_builds_from_any_folder(network: Path, tmp_path: Path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.usefixtures("without_simplifier")
 def test_build_is_a_function_too(network: Path, tmp_path: Path) -> None:
     """With the same report."""
     report = kronexport.build(f"{network}:net", input=INPUT, target=("jetson",), out=tmp_path / "out")
     assert report == read_report_json(tmp_path / "out" / "report.json")
 
 
+@pytest.mark.usefixtures("simplifier")
 def test_two_builds_ship_the_same_model(built: Built, network: Path, tmp_path: Path) -> None:
     """Nothing in it depends on the time, the folder or chance."""
     ended = build(network, tmp_path / "out", "--target", "jetson")
@@ -298,7 +295,6 @@ def test_the_command_is_installed(network: Path, tmp_path: Path) -> None:
     assert "did you mean 'net'?" in done.stderr
 
 
-@pytest.mark.usefixtures("without_simplifier")
 def test_a_batch_and_a_tensor_returned_twice_go_through(tmp_path: Path) -> None:
     """Two outputs stay two where they are the same tensor; MACs and golden data count the batch."""
     (tmp_path / "twice.py").write_text(TWICE)
@@ -331,7 +327,6 @@ def net():
 """
 
 
-@pytest.mark.usefixtures("without_simplifier")
 def test_included_linear_layers_are_factorized(tmp_path: Path) -> None:
     """A goal on params that the convs alone cannot reach is met, on rows and on channels-last pixels alike."""
     (tmp_path / "mostly_linear.py").write_text(MOSTLY_LINEAR)

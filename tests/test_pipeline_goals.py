@@ -46,7 +46,6 @@ def build(network: Path, out: Path, *arguments: object) -> Ended:
 
 
 @pytest.mark.parametrize(("leave", "code"), [((), 5), (("--allow-unmeasured",), 0)])
-@pytest.mark.usefixtures("without_simplifier")
 def test_a_goal_that_needs_the_board_ends_in_5_unless_allowed(
     leave: tuple[str, ...], code: int, network: Path, tmp_path: Path
 ) -> None:
@@ -81,7 +80,6 @@ def measured_as(verdict: str) -> Callable[..., PairFigures]:
     return measure
 
 
-@pytest.mark.usefixtures("without_simplifier")
 def test_asked_for_speed_dense_ships_rather_than_something_slower(
     network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -100,7 +98,6 @@ def test_asked_for_speed_dense_ships_rather_than_something_slower(
     np.testing.assert_allclose(shipped, dense, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.usefixtures("without_simplifier")
 def test_not_asked_for_speed_a_slower_network_ships_with_a_warning(
     network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -187,7 +184,6 @@ def test_what_one_target_refuses_does_not_stop_the_others(
     assert list(read_report_json(tmp_path / "out" / "report.json").targets) == [X86[1]]
 
 
-@pytest.mark.usefixtures("without_simplifier")
 def test_a_goal_on_latency_that_is_met_keeps_a_slower_network(
     network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,7 +42,7 @@ ranks = [1]
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_simplifier: None) -> Path:  # noqa: ARG001
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A user's network, plans and images, with an empty cache."""
     monkeypatch.setenv("KRONEXPORT_CACHE", str(tmp_path / "cache"))
     (tmp_path / "net.py").write_text(NETWORK, encoding="utf-8")

@@ -8,13 +8,11 @@ import tomllib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from kronexport import request
-from kronexport.lower import simplify
 from kronexport.machines.board import Board
 from kronexport.machines.here import Here
 from kronexport.records import TargetReport
@@ -38,7 +36,7 @@ JETPACKS: dict[str, tuple[str, int, tuple[str, ...]]] = {
 
 @pytest.fixture(scope="module", autouse=True)
 def nothing_runs_here() -> Iterator[None]:
-    """No model is measured on this machine; onnxsim is left out, which saves time."""
+    """No model is measured on this machine."""
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("measured on a machine that is not the device")
@@ -46,7 +44,6 @@ def nothing_runs_here() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Here, "run_agent", refuse)
         patch.setattr(project, "GOLDEN_BATCHES", 1)  # each is a process on the board
-        patch.setattr(simplify, "importlib", SimpleNamespace(util=SimpleNamespace(find_spec=lambda _name: None)))
         yield
 
 

@@ -57,7 +57,6 @@ FULL_DISKS = [
 
 
 @pytest.mark.parametrize("disk", FULL_DISKS, ids=lambda disk: disk.file)
-@pytest.mark.usefixtures("without_simplifier")
 def test_a_full_disk_ends_in_1_and_nothing_is_half_written(
     disk: FullDisk, network: Path, built_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,13 +118,12 @@ def stopped_at(stage: str, stop: signal.Signals, *arguments: object) -> tuple[in
         ("measure", signal.SIGTERM, (143, "terminated")),
     ],
 )
-@pytest.mark.usefixtures("without_simplifier")
 def test_a_build_that_is_stopped_leaves_nothing_half_written(
     stage: str, stop: signal.Signals, expected: tuple[int, str], network: Path, tmp_path: Path
 ) -> None:
     """The next run into the same folder succeeds. Both stages have a process of their own at work."""
     line = ("build", f"{network}:net", "--input", INPUT, "--target", "cpu", "--out", tmp_path / "out", *SHORT)
-    code, said = stopped_at(stage, stop, *line, "--set", "measure.seconds=60")
+    code, said = stopped_at(stage, stop, *line, "--time-budget", "1s", "--set", "measure.seconds=60")
     assert code == expected[0], said
     assert f"{expected[1]}; nothing half-written was left" in said
     assert "Traceback" not in said

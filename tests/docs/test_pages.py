@@ -89,7 +89,6 @@ def read(page: str, folder: Path) -> None:
 OF_A_BUILD = [page for page in pages() if page != TUTORIAL and reader.uses_a_build(blocks(page))]
 
 
-@pytest.mark.usefixtures("without_simplifier")
 @pytest.mark.parametrize("page", [page for page in pages() if followed(page) and page not in OF_A_BUILD])
 def test_a_page_can_be_followed(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tutorial supposes nothing."""

@@ -31,7 +31,7 @@ def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         yield server
 
 
-@pytest.mark.usefixtures("own_cache", "without_simplifier")
+@pytest.mark.usefixtures("own_cache")
 def test_a_build_and_a_bench_by_a_farm_over_ssh(
     board: Server, crew: Crew, network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

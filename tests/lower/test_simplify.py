@@ -1,5 +1,6 @@
 """onnxsim is a guest: whatever it does wrong, it is refused with a reason and the source stays as it was."""
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from kronexport.lower import simplify as module
 from kronexport.lower.simplify import SimplifierRefusedError, simplify
+
+pytestmark = pytest.mark.usefixtures("simplifier")
 
 
 @pytest.fixture
@@ -59,8 +62,10 @@ def test_it_folds_constants_and_keeps_the_source(source: Path, tmp_path: Path) -
     assert source.read_bytes() == before
 
 
-@pytest.mark.usefixtures("without_simplifier")
-def test_without_onnxsim_the_reason_names_what_to_install(source: Path, tmp_path: Path) -> None:
+def test_without_onnxsim_the_reason_names_what_to_install(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(SimplifierRefusedError, match=r"not installed \(pip install 'kronexport\[simplify\]'\)"):
         simplify(source, tmp_path / "simple.onnx")
 

@@ -64,6 +64,7 @@ def line(exported: Line, tmp_path: Path) -> Line:
     return Line(exported.dense, exported.factorized, copies[0], copies[1])
 
 
+@pytest.mark.usefixtures("simplifier")
 def test_every_stage_is_checked_against_the_one_before(line: Line) -> None:
     """With the real simplifier: what ships computes what the file before it said, and its outputs are the golden."""
     verified = line.verify()
@@ -85,7 +86,6 @@ def test_every_stage_is_checked_against_the_one_before(line: Line) -> None:
     np.testing.assert_allclose(golden, truth, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.usefixtures("without_simplifier")
 def test_without_a_simplifier_the_lowered_model_ships_with_a_note(line: Line) -> None:
     verified = line.verify()
     assert verified.path.read_bytes() == line.lowered.read_bytes()
