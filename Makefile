@@ -10,7 +10,7 @@ demo: $(STAMP)
 	@echo "The report: kronexport-out/report.html"
 
 # One process a core, one thread a process: threads for small matrices only wait for each other. A file's tests run in
-# one process, lest what they share is built in each; in their order, which has no long file at the end.
+# one process, lest what they share is built in each; in their order, since by number of tests the longest came last.
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 

@@ -59,7 +59,7 @@ def test_gkpd_macs_follow_the_papers_formula() -> None:
     assert forms["grouped-1-2"].macs == 7 * area * 8 * 6 * (4 * 3 + 5 * 3)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(layers())
 def test_forms_without_expansion_cost_the_contractions_macs(layer: Layer) -> None:
     """Placing what a step keeps as groups, rows or in the batch adds no MACs to the contraction itself."""
@@ -73,7 +73,7 @@ def test_forms_without_expansion_cost_the_contractions_macs(layer: Layer) -> Non
         assert form.macs >= least
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(layers())
 def test_the_least_macs_are_those_of_the_leanest_form(layer: Layer) -> None:
     """Merged or not; rebuilding the whole weight does not count."""
@@ -82,7 +82,7 @@ def test_the_least_macs_are_those_of_the_leanest_form(layer: Layer) -> None:
     assert least_macs(structure, layer.geometry, layer.input_size) == min(form.macs for form in forms)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(layers())
 def test_every_chain_ends_with_the_output_axes_and_size(layer: Layer) -> None:
     """Only f axes are left, and the image has the size that the layer's geometry says."""
