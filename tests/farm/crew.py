@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -106,8 +107,8 @@ class Crew:
 
 
 @contextmanager
-def scheduler(folder: Path) -> Iterator[str]:
-    """The address of a scheduler in a process of its own."""
+def scheduler(folder: Path, ending: signal.Signals = signal.SIGTERM) -> Iterator[str]:
+    """The address of a scheduler in a process of its own, which is ended so."""
     told = folder / "scheduler.json"
     command = ["-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
     process = subprocess.Popen(
@@ -118,5 +119,5 @@ def scheduler(folder: Path) -> Iterator[str]:
             assert process.poll() is None
         yield json.loads(told.read_text(encoding="utf-8"))["address"]
     finally:
-        process.terminate()
+        process.send_signal(ending)
         process.wait(timeout=30)

@@ -3,6 +3,8 @@
 import os
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from kronexport.measure.race import RaceTiming
 from kronexport.measure.setting import Setting
 from kronexport.measure.store import MeasurementStore, conditions_of
 from kronexport.records import InputSpec, silent
-from tests.farm.crew import Crew, Hand
+from tests.farm.crew import Crew, Hand, scheduler
 from tests.machines.jobs import infer_job
 from tests.machines.server import eventually
 from tests.measure.test_costs import LARGE, SMALL
@@ -175,6 +177,25 @@ def test_a_race_whose_worker_is_killed_runs_elsewhere(farm: Farm, crew: Crew, tm
     fleet.environment("openvino")
     assert fleet.width == 3
     assert f"{victim.name} is lost: its worker is gone; what it ran was run elsewhere" in fleet.notes
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGKILL])
+def test_a_scheduler_that_ends_while_jobs_run(ending: signal.Signals, tmp_path: Path) -> None:
+    """Who waits is told, and the boards do not go on with what nobody fetches."""
+    with ThreadPoolExecutor(2) as pool, ExitStack() as there, ExitStack() as leaving:
+        address = there.enter_context(scheduler(tmp_path, ending))
+        crew = Crew(address, tmp_path)
+        leaving.callback(crew.dismiss)
+        crew.hire(count=2, seconds=60)
+        fleet = fleet_of(leaving.enter_context(Farm(address)))
+        waits = [pool.submit(race, fleet, tmp_path, name) for name in "ab"]
+        assert eventually(lambda: len(crew.log("race")) == len(waits))
+        there.close()
+        for wait in waits:
+            with pytest.raises(BoardError, match=r"the scheduler is gone"):
+                wait.result(timeout=30)
+        agents = [entry["pid"] for entry in crew.log("race")]
+        assert eventually(lambda: not any(Path("/proc", str(pid)).exists() for pid in agents))
 
 
 def test_networks_are_timed_on_one_board_and_on_another_when_that_is_lost(
