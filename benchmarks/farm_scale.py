@@ -1,13 +1,16 @@
 """What dask's scheduler costs a farm of many boards. The boards are simulated; scheduler, workers and client are real.
 
-    python -m benchmarks.farm_scale --boards 1000 --jobs 10000 [--hosts 20] [--bytes 0]
+    python -m benchmarks.farm_scale --boards 1000 --jobs 10000 [--hosts 20] [--bytes 0] [--seconds 0] [--runs 1]
 
 A scheduler in a process of its own; HOSTS processes of BOARDS / HOSTS dask workers each, every worker with one thread
 and one ``board:simulated``, as ``kronexport farm worker`` has it. The client is a plan's: a thread a board, which has
-its races run by the fleet (``farm.fleet``), each followed by the reference. A job returns at once, and measures
-nothing. Hosts give way to the scheduler (``nice``), which has a core of its own on a farm. In a second run one host is
-killed in the middle (5 % of the boards where there are 20). ``--bytes`` of seeded noise travel with each job, as models
-do.
+its races run by the fleet (``farm.fleet``), each followed by the reference. A job takes ``--seconds``, and measures
+nothing. Hosts give way to the scheduler (``nice``), which has a core of its own on a farm. In each second run one host
+is killed in the middle (5 % of the boards where there are 20). ``--bytes`` of seeded noise travel with each job, as
+models do.
+
+Workers tell the scheduler that they are there whether they have jobs or not. That upkeep is measured before the first
+job; what the scheduler uses beyond it is what jobs cost it, where hosts keep up: let jobs take so long that they do.
 """
 
 import argparse
@@ -45,11 +48,14 @@ COLUMNS: Final = (
     "boards",
     "jobs",
     "payload kB",
+    "a job takes s",
     "boards lost",
     "jobs lost",
     "jobs run twice",
     "ms a job",
     "scheduler: CPU ms a job",
+    "upkeep: % of a core",
+    "without it: CPU ms a job",
     "MB empty",
     "MB with boards",
     "MB at most",
@@ -57,20 +63,27 @@ COLUMNS: Final = (
 GIVES_WAY: Final = "10"
 _POLL_SECONDS: Final = 0.2
 _START_SECONDS: Final = 300.0
+_SETTLE_SECONDS: Final = 5.0
+_UPKEEP_SECONDS: Final = 20.0
 
 
 @dataclass(frozen=True)
 class Flood:
-    """How so many jobs went; bytes of the scheduler's resident memory."""
+    """How so many jobs went; bytes of the scheduler's resident memory.
+
+    ``upkeep`` is the part of a core that the scheduler takes for the boards without a job, ``takes`` a job's seconds.
+    """
 
     boards: int
     jobs: int
     payload: int
+    takes: float
     boards_lost: int
     jobs_lost: int
     run_twice: int
     seconds: float
     cpu_seconds: float
+    upkeep: float
     empty: int
     staffed: int
     most: int
@@ -101,9 +114,9 @@ def main() -> None:
     """Print a row without and a row with a host that is killed."""
     arguments = _parser().parse_args()
     made = f"{datetime.now(UTC):%Y-%m-%d}; Python {platform.python_version()}, distributed {version('distributed')}"
-    print(f"{made}; simulated jobs of no duration on simulated boards; {arguments.hosts} hosts\n")
+    print(f"{made}; simulated jobs on simulated boards; {arguments.hosts} hosts\n")
     print(head(COLUMNS))
-    for killed in (False, True):
+    for killed in (False, True) * arguments.runs:
         flood = flooded(arguments, killed=killed)
         print(line(row(flood)), flush=True)
 
@@ -118,11 +131,13 @@ def flooded(arguments: argparse.Namespace, *, killed: bool) -> Flood:
         empty = scheduler.memory
         each = arguments.boards // arguments.hosts
         boards = each * arguments.hosts
-        hosts = [stack.enter_context(_process(scheduler, each, host * each, runs)) for host in range(arguments.hosts)]
+        kind = ["--boards", str(each), "--runs", str(runs), "--seconds", str(arguments.seconds)]
+        hosts = [stack.enter_context(_process(scheduler, kind, host * each)) for host in range(arguments.hosts)]
         farm = stack.enter_context(Farm(scheduler.address))
         _wait_for(farm, boards)
         terms = Terms(load_target("cpu").model_copy(update={"name": PROFILE}), 1, "fp32", RaceTiming())
         fleet = Fleet(farm, terms)
+        upkeep = _upkeep(scheduler)
         staffed, cpu, begun = scheduler.memory, scheduler.cpu_seconds, time.monotonic()
         middle = arguments.jobs // 2 if killed else -1
         numbers: list[int] = []
@@ -137,11 +152,13 @@ def flooded(arguments: argparse.Namespace, *, killed: bool) -> Flood:
             boards=boards,
             jobs=arguments.jobs,
             payload=arguments.bytes,
+            takes=arguments.seconds,
             boards_lost=each if killed else 0,
             jobs_lost=arguments.jobs - len(set(numbers)),
             run_twice=len(run) - len(set(run)),
             seconds=seconds,
             cpu_seconds=scheduler.cpu_seconds - cpu,
+            upkeep=upkeep,
             empty=empty,
             staffed=staffed,
             most=scheduler.peak,
@@ -155,12 +172,22 @@ def row(flood: Flood) -> list[str]:
         flood.boards,
         flood.jobs,
         f"{flood.payload / 1000:g}",
+        f"{flood.takes:g}",
         flood.boards_lost,
         flood.jobs_lost,
         flood.run_twice,
     )
-    times = (1000 * seconds / flood.jobs for seconds in (flood.seconds, flood.cpu_seconds))
-    return [*map(str, counts), *(f"{value:.2f}" for value in times), *megabytes]
+    jobs_cpu = flood.cpu_seconds - flood.upkeep * flood.seconds
+    wall, cpu, beyond = (f"{1000 * each / flood.jobs:.2f}" for each in (flood.seconds, flood.cpu_seconds, jobs_cpu))
+    return [*map(str, counts), wall, cpu, f"{100 * flood.upkeep:.1f}", beyond, *megabytes]
+
+
+def _upkeep(scheduler: Scheduler) -> float:
+    """The part of a core that it takes for boards that have no job."""
+    time.sleep(_SETTLE_SECONDS)
+    cpu, begun = scheduler.cpu_seconds, time.monotonic()
+    time.sleep(_UPKEEP_SECONDS)
+    return (scheduler.cpu_seconds - cpu) / (time.monotonic() - begun)
 
 
 def _wait_for(farm: Farm, boards: int) -> None:
@@ -178,7 +205,7 @@ def _results(pool: Executor, fleet: Fleet, arguments: argparse.Namespace, folder
     job = {"task": "race", "models": [{"name": "noise", "path": str(noise)}]}
 
     def run(number: int) -> int:
-        result = fleet.run_agent({**job, "number": number}, timeout_seconds=1.0)
+        result = fleet.run_agent({**job, "number": number}, timeout_seconds=arguments.seconds + 1.0)
         if result["number"] != number or result["payload"] != arguments.bytes:
             raise AssertionError(f"job {number} came back as {result}")
         return number
@@ -205,8 +232,8 @@ def running_scheduler() -> Iterator[Scheduler]:
 
 
 @contextmanager
-def _process(scheduler: Scheduler, boards: int, first: int, runs: Path) -> "Iterator[subprocess.Popen[bytes]]":
-    options = [scheduler.address, "--boards", str(boards), "--first", str(first), "--runs", str(runs)]
+def _process(scheduler: Scheduler, kind: list[str], first: int) -> "Iterator[subprocess.Popen[bytes]]":
+    options = [scheduler.address, *kind, "--first", str(first)]
     with ended(["nice", "-n", GIVES_WAY, sys.executable, "-m", "benchmarks.simulated_boards", *options]) as process:
         yield process
 
@@ -233,6 +260,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=10000)
     parser.add_argument("--hosts", type=int, default=20, help="processes that the workers are in")
     parser.add_argument("--bytes", type=int, default=0, help="that travel with each job")
+    parser.add_argument("--seconds", type=float, default=0.0, help="that each job takes")
+    parser.add_argument("--runs", type=int, default=1, help="of each kind, in turn")
     return parser
 
 

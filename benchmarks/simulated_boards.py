@@ -1,12 +1,13 @@
 """The boards of ``farm_scale``: real dask workers, as ``kronexport farm worker`` has them, without a board.
 
-    python -m benchmarks.simulated_boards SCHEDULER --boards 50 --first 0 --runs FILE
+    python -m benchmarks.simulated_boards SCHEDULER --boards 50 --first 0 --runs FILE --seconds 0
 
 Nothing that they answer was measured, and it says so: the CPU of their environment is "simulated".
 """
 
 import argparse
 import asyncio
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -31,19 +32,20 @@ _STATS: Final = ("min", "mean", "p50", "p90", "p95", "p99")
 
 
 class SimulatedSeat(WorkerPlugin):
-    """In the place of a board. Each run of a job with a number is a line of the file ``runs``."""
+    """In the place of a board. Each run of a job with a number is a line of the file ``runs``, and takes so long."""
 
     name = SEAT
 
-    def __init__(self, runs: Path) -> None:
-        self._runs = runs
+    def __init__(self, runs: Path, seconds: float) -> None:
+        self._runs, self._seconds = runs, seconds
 
     def run(self, _key: str, jobs: Sequence[Job], _seconds: Sequence[float], files: Files, **_: Any) -> dict[str, Any]:
-        """As ``Seat.run``, at once."""
+        """As ``Seat.run``."""
         for job in jobs:
             if "number" in job:
                 with self._runs.open("a", encoding="utf-8") as stream:
                     stream.write(f"{job['number']}\n")
+                time.sleep(self._seconds)
         return {
             "results": [_answered(job, sum(map(len, files.values()))) for job in jobs],
             "outputs": [None] * len(jobs),
@@ -65,21 +67,21 @@ def _answered(job: Job, payload: int) -> dict[str, Any]:
     return {"environment": ENVIRONMENT, "models": models, "speedups": {}, "failed": {}, **told}
 
 
-async def _serve(scheduler: str, boards: int, first: int, runs: Path) -> None:
+async def _serve(given: argparse.Namespace) -> None:
     """So many workers in this process, until it is ended."""
     told = {"board": PROFILE, "place": "nowhere", "versions": own_versions()}
     with dask.config.set(QUIET):
         workers = [
             Worker(
-                scheduler,
+                given.scheduler,
                 nthreads=1,
-                name=f"{PROFILE}-{first + number}",
+                name=f"{PROFILE}-{given.first + number}",
                 resources={resource_of(PROFILE): 1},
                 startup_information={ANNOUNCED: lambda _worker: told},
-                plugins=(SimulatedSeat(runs),),
+                plugins=(SimulatedSeat(given.runs, given.seconds),),
                 memory_limit=0,
             )
-            for number in range(boards)
+            for number in range(given.boards)
         ]
         await asyncio.gather(*workers)
         await asyncio.gather(*(worker.finished() for worker in workers))
@@ -92,8 +94,8 @@ def main() -> None:
     parser.add_argument("--boards", type=int, required=True)
     parser.add_argument("--first", type=int, required=True, help="number of the first of them")
     parser.add_argument("--runs", type=Path, required=True, help="the file that each run of a job is told to")
-    given = parser.parse_args()
-    asyncio.run(_serve(given.scheduler, given.boards, given.first, given.runs))
+    parser.add_argument("--seconds", type=float, default=0.0, help="that a job with a number takes")
+    asyncio.run(_serve(parser.parse_args()))
 
 
 if __name__ == "__main__":
