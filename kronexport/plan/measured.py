@@ -2,9 +2,9 @@
 
 A layer has thousands of candidates, and timing one takes a second. The cost model says what is worth a look; its
 seconds are scaled by what was measured: by the measured over the estimated time of the same structure at another rank,
-else of the layer left dense. Of a structure that the solver picks, all forms are timed side by side, and take the
-place of the estimate. So a structure that only looked fast is passed over the next time. The last choice is among
-measured candidates alone, unless time is up before.
+else by that of other structures of the layer. Of a structure that the solver picks, all forms are timed side by side,
+and take the place of the estimate. So a structure that only looked fast is passed over the next time. The last choice
+is among measured candidates alone, unless time is up before.
 """
 
 import logging
@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from statistics import median
+
+import numpy as np
 
 from kronexport.backends.profile import TargetProfile
 from kronexport.errors import GoalError
@@ -40,6 +42,10 @@ FAR = 3.0
 
 SLACK = 0.05
 """Part of the least error that is given for time: structures of nearly equal error differ in it by half."""
+
+HOPE = 0.25
+"""A structure of which no rank was timed is taken to be, over its estimate, where so much of the layer's timed ones are
+below, dense among them. By dense alone all that estimates flatter are timed, one after the other; by the median few."""
 
 LEAST_GAIN = 0.03
 """Part of the error or of the time that estimates have to promise for another round: times differ by as much."""
@@ -174,6 +180,7 @@ class Menu:
 
     ``known`` has by structure its timed forms with their seconds, dense's under None; ``scales`` by structure, ranks
     left out, the median over timed ranks of measured over estimated seconds, infinite where the runtime runs none.
+    ``usual`` is what a structure is scaled by of which no rank was timed.
     """
 
     site: Site
@@ -181,6 +188,7 @@ class Menu:
     seconds: Seconds
     known: dict[Structure | None, dict[Form, float]] = field(default_factory=dict)
     scales: dict[Structure | None, float] = field(default_factory=dict)
+    usual: float = 1.0
 
     @property
     def is_timed(self) -> bool:
@@ -220,6 +228,8 @@ class Menu:
         self.scales = {unit: median(timed) if timed else math.inf for unit, timed in ratios.items()}
         if not self.is_timed:  # without dense's time there is nothing to compare with: the estimates serve
             self.scales[None] = 1.0
+        finite = [scale for scale in self.scales.values() if scale < math.inf]
+        self.usual = float(np.quantile(finite, HOPE, method="lower"))  # lest one of two, far off, speak for all
 
     def candidates(self) -> list[Candidate]:
         """All that the runtime may run: with measured seconds where they are known, and scaled estimates where not."""
@@ -246,7 +256,7 @@ class Menu:
         return found
 
     def _estimated(self, option: Candidate) -> Candidate:
-        scale = self.scales.get(_unit(option.structure), self.scales.get(None, 1.0))
+        scale = self.scales.get(_unit(option.structure), self.usual)
         dense = min(self.known.get(None, {}).values(), default=self.options[0].seconds)
         return replace(option, seconds=option.seconds * scale, pays=option.seconds * scale < dense)
 

@@ -14,8 +14,9 @@ from kronexport.lower.forms import DENSE, Form
 from kronexport.measure.costs import FormTimes
 from kronexport.measure.micro import Trial
 from kronexport.plan import measured
+from kronexport.plan.accuracy import planned_error
 from kronexport.plan.candidates import all_candidates
-from kronexport.plan.choose import dense_plan
+from kronexport.plan.choose import Steering, dense_plan
 from kronexport.plan.cost_model import roofline_model
 from kronexport.plan.fixed import form_by_estimate
 from kronexport.plan.goals import parse_goal
@@ -155,6 +156,24 @@ def test_nothing_is_timed_for_a_gain_that_noise_hides(monkeypatch: pytest.Monkey
     assert found.basis == "measured"
     assert seconds(easy, found) > 0
     assert sum(choice.macs for choice in found.sites) <= 0.4 * SURVEY.macs
+
+
+def test_what_all_timed_structures_of_a_layer_take_is_expected_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Estimates that flatter all of them are found out by a few: with hope for each, rounds are over before."""
+
+    def within_half(clock: Clock) -> float:
+        steering = Steering({"seconds": 0.5})
+        return planned_error(measured_plan(SURVEY, menus(), [], PROFILE, clock=clock, steering=steering))
+
+    def in_fact(trial: Trial) -> float:
+        return estimate(trial) * (1 if trial.form.name == DENSE else 3)
+
+    usual, hopeful = Clock(in_fact), Clock(in_fact)
+    error = within_half(usual)
+    monkeypatch.setattr(measured, "HOPE", 0.0)
+    assert error <= within_half(hopeful)
+    assert usual.calls <= measured.ROUNDS / 2 < measured.ROUNDS <= hopeful.calls
+    assert len(usual.timed) < len(hopeful.timed) / 2
 
 
 def test_the_fastest_form_of_a_structure_is_taken() -> None:
