@@ -32,7 +32,7 @@ ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
     "srresnet": srresnet,
 }
 
-COMPRESSED = {"resnet32-cp-5x": "resnet32"}
+COMPRESSED = {"resnet32-cp-5x": "resnet32", "resnet32-gkpd-5x": "resnet32"}
 """Those whose weights are factors, with the dense network that was compressed."""
 
 # EDSR is linear but for one ReLU a block.

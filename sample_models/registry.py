@@ -80,6 +80,7 @@ SAMPLES: dict[str, Sample] = {
     "resnet44": _cifar10_classifier("resnet44", "CIFAR-10 ResNet of depth 44"),
     "resnet56": _cifar10_classifier("resnet56", "CIFAR-10 ResNet of depth 56"),
     "resnet32-cp-5x": _cifar10_classifier("resnet32-cp-5x", "CIFAR-10 ResNet-32, CP, 5.05x fewer params"),
+    "resnet32-gkpd-5x": _cifar10_classifier("resnet32-gkpd-5x", "CIFAR-10 ResNet-32, GKPD, 5.05x fewer params"),
     "resnet18": _imagenet_classifier("resnet18", "ImageNet ResNet-18"),
     "resnet34": _imagenet_classifier("resnet34", "ImageNet ResNet-34"),
     "resnet50": _imagenet_classifier("resnet50", "ImageNet ResNet-50, stride in the 3x3 conv"),
