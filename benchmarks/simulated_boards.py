@@ -32,7 +32,7 @@ _STATS: Final = ("min", "mean", "p50", "p90", "p95", "p99")
 
 
 class SimulatedSeat(WorkerPlugin):
-    """In the place of a board. Each run of a job with a number is a line of the file ``runs``, and takes so long."""
+    """In the place of a board. A job with a number is a line of the file ``runs``, and takes ``seconds``."""
 
     name = SEAT
 
