@@ -31,8 +31,9 @@ log = logging.getLogger("kronexport")
 REFERENCE_SECONDS: Final = 300.0
 """The longest that the reference may take, loading included."""
 
-READ_AGAIN: Final = 2
-"""So often a reference that has changed is run again: a board that was busy for a moment is the board that it was."""
+RESTS: Final = (2.0, 10.0)
+"""Seconds after which a reference that has changed is run again, in turn: a board that was busy, or hot, for a moment is
+the board that it was."""
 IN_A_ROW: Final = 3
 """So many jobs after which the reference has changed, if only for a moment, are no chance."""
 
@@ -44,13 +45,17 @@ _REFERENCE: Final = "reference"
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What the boards of a fleet are compared by: its target, threads, precision, and how long forms are timed."""
+    """What the boards of a fleet are compared by: its target, threads, precision, and how long forms are timed.
+
+    ``rests``: the seconds that a board is left alone before each further run of a reference that has changed.
+    """
 
     profile: TargetProfile
     threads: int
     precision: Precision
     timing: RaceTiming
     limits: Limits = field(default_factory=Limits)
+    rests: tuple[float, ...] = RESTS
 
     @property
     def reference_pair(self) -> tuple[str, str]:
@@ -63,7 +68,8 @@ class Fleet:
     """See ``Machine``: the boards of one target that a farm has, as far as they are equal.
 
     A race is followed by the reference on the same board and in the same lease. Where that has changed the race is
-    run again, and so is the reference: a board that stays changed, or changes under each job, is quarantined.
+    run again, and so is the reference, after a rest: a board that stays changed, or changes under each job, is
+    quarantined.
 
     Args:
         farm: that they are in.
@@ -186,7 +192,8 @@ class Fleet:
             self._drifted[name] = 0
             return False
         self._drifted[name] += 1
-        for _ in range(READ_AGAIN if self._drifted[name] < IN_A_ROW else 0):
+        for seconds in self._terms.rests if self._drifted[name] < IN_A_ROW else ():
+            self._farm.watcher.rest(seconds)
             answer = self._farm.finish(self._reference_begun(board.seen.address))
             if self._fails(board, answer):
                 return True

@@ -58,6 +58,10 @@ class Watcher:
             with self._lock:
                 del self._waits[over]
 
+    def rest(self, seconds: float) -> None:
+        """For so long, or until it is closed."""
+        self._closed.wait(seconds)
+
     def close(self) -> None:
         """Look no more; waits are cancelled."""
         with self._lock:

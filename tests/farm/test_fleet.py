@@ -33,8 +33,8 @@ TIMING = RaceTiming(seconds=0.01, rounds=2, warmup_seconds=0.0, drop_after=2)
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 
-def fleet_of(farm: Farm, *, threads: int = 1) -> Fleet:
-    return Fleet(farm, Terms(SCRIPTED, threads, "fp32", TIMING, Limits()))
+def fleet_of(farm: Farm, *, threads: int = 1, rests: tuple[float, ...] = (0.0, 0.0)) -> Fleet:
+    return Fleet(farm, Terms(SCRIPTED, threads, "fp32", TIMING, Limits(), rests))
 
 
 def race(fleet: Fleet, folder: Path, *names: str) -> dict[str, Any]:
@@ -140,6 +140,28 @@ def test_a_board_that_was_busy_for_a_moment_stays(farm: Farm, crew: Crew, tmp_pa
     assert floors(race(fleet, tmp_path, "a")) == right
     assert len(crew.log("race")) == 2
     assert fleet.width == 1
+    assert farm.told()[first.name]["state"] == "ready"
+
+
+def test_a_board_that_was_hot_is_given_time_to_cool(
+    farm: Farm, crew: Crew, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the board that it was after the longer of two rests."""
+    fleet = fleet_of(farm, rests=(2.0, 10.0))
+    (first, *others) = crew.hands
+    leave(fleet, *others)
+    right = floors(race(fleet, tmp_path, "a"))
+    rested: list[float] = []
+
+    def rest(seconds: float) -> None:
+        rested.append(seconds)
+        if seconds > 2:
+            first.becomes()
+
+    monkeypatch.setattr(farm.watcher, "rest", rest)
+    first.becomes(speed=1.2)
+    assert floors(race(fleet, tmp_path, "a")) == right
+    assert rested == [2.0, 10.0]
     assert farm.told()[first.name]["state"] == "ready"
 
 

@@ -66,3 +66,11 @@ def test_closing_ends_all_waits_and_those_that_come_later() -> None:
             wait.result(timeout=30)
     with pytest.raises(CancelledError):
         watcher.wait(Future[int](), ["tcp://a"])
+
+
+def test_closing_ends_a_rest() -> None:
+    watcher = Watcher(set, 3600.0)
+    with ThreadPoolExecutor(1) as pool:
+        rest = pool.submit(watcher.rest, 3600.0)
+        watcher.close()
+        rest.result(timeout=30)
