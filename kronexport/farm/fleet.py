@@ -32,8 +32,8 @@ REFERENCE_SECONDS: Final = 300.0
 """The longest that the reference may take, loading included."""
 
 RESTS: Final = (2.0, 10.0)
-"""Seconds after which a reference that has changed is run again, in turn: a board that was busy, or hot, for a moment is
-the board that it was."""
+"""Seconds after which a reference that has changed is run again, in turn: a board that was busy, or hot, for a moment
+is the board that it was."""
 IN_A_ROW: Final = 3
 """So many jobs after which the reference has changed, if only for a moment, are no chance."""
 

@@ -220,6 +220,20 @@ def test_a_scheduler_that_ends_while_jobs_run(ending: signal.Signals, tmp_path: 
         assert eventually(lambda: not any(Path("/proc", str(pid)).exists() for pid in agents))
 
 
+def test_what_a_board_of_no_member_says_is_not_taken(
+    farm: Farm, crew: Crew, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a worker of another kind of board came to the address of one that was lost: the race runs again."""
+    fleet = fleet_of(farm)
+    right = floors(race(fleet, tmp_path, "a"))
+    crew.forget()
+    finish, strangers = farm.finish, iter([{"board": "another", "results": []}])
+    monkeypatch.setattr(farm, "finish", lambda begun: {**finish(begun), **next(strangers, {})})
+    assert floors(race(fleet, tmp_path, "a")) == right
+    assert len(crew.log("race")) == 2
+    assert fleet.width == 3
+
+
 def test_networks_are_timed_on_one_board_and_on_another_when_that_is_lost(
     farm: Farm, crew: Crew, tmp_path: Path
 ) -> None:
