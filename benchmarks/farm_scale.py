@@ -11,6 +11,7 @@ models do.
 
 Workers tell the scheduler that they are there whether they have jobs or not. That upkeep is measured before the first
 job; what the scheduler uses beyond it is what jobs cost it, where hosts keep up: let jobs take so long that they do.
+"Boards at work" is the part of all boards' time, those that were killed included, in which they had a job.
 """
 
 import argparse
@@ -52,6 +53,7 @@ COLUMNS: Final = (
     "boards lost",
     "jobs lost",
     "jobs run twice",
+    "boards at work %",
     "ms a job",
     "scheduler: CPU ms a job",
     "upkeep: % of a core",
@@ -153,7 +155,7 @@ def flooded(arguments: argparse.Namespace, *, killed: bool) -> Flood:
             jobs=arguments.jobs,
             payload=arguments.bytes,
             takes=arguments.seconds,
-            boards_lost=each if killed else 0,
+            boards_lost=boards - len(farm.addresses()),
             jobs_lost=arguments.jobs - len(set(numbers)),
             run_twice=len(run) - len(set(run)),
             seconds=seconds,
@@ -178,8 +180,9 @@ def row(flood: Flood) -> list[str]:
         flood.run_twice,
     )
     jobs_cpu = flood.cpu_seconds - flood.upkeep * flood.seconds
+    at_work = 100 * flood.jobs * flood.takes / (flood.boards * flood.seconds)
     wall, cpu, beyond = (f"{1000 * each / flood.jobs:.2f}" for each in (flood.seconds, flood.cpu_seconds, jobs_cpu))
-    return [*map(str, counts), wall, cpu, f"{100 * flood.upkeep:.1f}", beyond, *megabytes]
+    return [*map(str, counts), f"{at_work:.0f}", wall, cpu, f"{100 * flood.upkeep:.1f}", beyond, *megabytes]
 
 
 def _upkeep(scheduler: Scheduler) -> float:

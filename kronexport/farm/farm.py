@@ -18,6 +18,7 @@ from distributed.client import ClosedClientError
 from kronexport.errors import BoardError, MissingRuntimeError
 from kronexport.farm.address import checked_address
 from kronexport.farm.jobs import run_jobs
+from kronexport.farm.load import CHOICES
 from kronexport.farm.outbox import Outbox
 from kronexport.farm.parcel import Files, Job
 from kronexport.farm.versions import misfit, of_scheduler
@@ -45,8 +46,6 @@ _LARGE_JOBS: Final = {"distributed.admin.large-graph-warning-threshold": "1TB"}
 """A job holds its models."""
 _GRAPH_BYTES: Final = 2**24
 """Of the jobs that travel in one graph, which the scheduler reads at once."""
-CHOICES: Final = 8
-"""Boards that a job names, and jobs in one graph at most: the scheduler looks at all these boards for each job."""
 _GATHER_SECONDS: Final = 0.2
 """The longest that a job waits for others to travel with, and what of it for each job that is under way."""
 _GATHER_SECONDS_A_JOB: Final = 0.001
@@ -110,7 +109,7 @@ def _together(calls: Sequence[_Call]) -> list[list[int]]:
 
 
 def _shared(calls: Sequence[_Call]) -> tuple[str, ...]:
-    """The boards that calls which travel together may run on: their own, and as many more as make ``CHOICES``."""
+    """The boards that calls which travel together may run on: their own first, and no more than ``CHOICES``."""
     in_turn = dict.fromkeys(chain((call.addresses[0] for call in calls), *(call.addresses for call in calls)))
     return tuple(islice(in_turn, CHOICES))
 
@@ -204,6 +203,11 @@ class Farm:
         with self._there():
             self._client.set_metadata([ANNOUNCED, name], dict(state))
 
+    def rest(self, seconds: float) -> None:
+        """Wait for so long; raises ``BoardError`` where the farm is left meanwhile."""
+        if self.watcher.is_closed_within(seconds):
+            raise BoardError(f"--farm {self.address}: left while a board rested")
+
     def begin(
         self,
         jobs: Sequence[Job],
@@ -212,6 +216,7 @@ class Farm:
         profile: str,
         addresses: Sequence[str],
         *,
+        movable: bool = False,
         keep: bool = False,
     ) -> Begun:
         """Have ``run_jobs`` run on a worker; ``finish`` it.
@@ -221,8 +226,9 @@ class Farm:
             seconds: the longest that each may take.
             files: what they read that the board does not keep.
             profile: the target that the boards are.
-            addresses: of workers that will do, one or few, the one that is most likely to be idle first. Where there
-                are several, jobs that other threads begin within a moment travel with it and share their boards.
+            addresses: of workers that will do, one or few, the one that is most likely to be idle first.
+            movable: any other board that this client gives such jobs to will do as well, so that jobs which other
+                threads begin within a moment travel with it and share their boards.
             keep: the board keeps the files for later jobs.
 
         Raises:
@@ -230,7 +236,7 @@ class Farm:
         """
         call = _Call((list(jobs), list(seconds), files, keep), profile, tuple(addresses))
         with self._there():
-            return self._outbox.put(call) if len(addresses) > 1 else self._submitted([call])[0]
+            return self._outbox.put(call) if movable else self._submitted([call])[0]
 
     def _patience(self) -> float:
         """Seconds that a job waits for others to travel with: a graph costs the scheduler most where much goes on."""

@@ -4,6 +4,7 @@ import logging
 import tempfile
 import threading
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +14,7 @@ import onnx_ir as ir
 from kronexport.backends.profile import TargetProfile
 from kronexport.errors import BoardError, UserInputError, error_of
 from kronexport.farm.calibration import Limits, has_drifted, reference_trial, scaled
-from kronexport.farm.farm import CHOICES, Begun, Farm, Seen
+from kronexport.farm.farm import Begun, Farm, Seen
 from kronexport.farm.load import Load
 from kronexport.farm.members import Member, Members
 from kronexport.farm.parcel import Files, Job, packed
@@ -88,6 +89,7 @@ class Fleet:
         self._load = Load()
         farm.watcher.add_listener(self._miss)
         self._drifted: Counter[str] = Counter()
+        self._resting: list[str] = []
         self._reference, self._reference_files = _reference_job(terms)
         if not self._look():
             raise UserInputError(
@@ -123,17 +125,24 @@ class Fleet:
         jobs, seconds = [moved], [timeout_seconds]
         if job["task"] in _CHECKED:
             jobs, seconds = [moved, self._reference], [timeout_seconds, REFERENCE_SECONDS]
+        movable, profile = job["task"] == _SPREAD, self._terms.profile.name
         while True:
-            boards = (self._members.ready if job["task"] == _SPREAD else []) or [self._home()]
+            addresses = self._places() if movable else [self._home().seen.address]
             try:
-                with self._load.least([board.seen.address for board in boards], CHOICES) as addresses:
-                    begun = self._farm.begin(jobs, seconds, files, self._terms.profile.name, addresses)
+                with self._load.least(addresses) as chosen:
+                    begun = self._farm.begin(jobs, seconds, files, profile, chosen, movable=movable)
                     answer = self._farm.finish(begun)
                 result = self._accepted(job, answer)
             except GoneError:
                 continue
             if result is not None:
                 return result
+
+    def _places(self) -> list[str]:
+        """The addresses of boards that may run a race: those that do not rest, if there is one."""
+        ready = self._members.ready or [self._home()]
+        awake = [one for one in ready if one.seen.name not in self._resting]
+        return [one.seen.address for one in awake or ready]
 
     def _reference_begun(self, address: str) -> Begun:
         """The reference on the board at ``address``, which keeps it for what is run with it."""
@@ -192,21 +201,34 @@ class Fleet:
             self._drifted[name] = 0
             return False
         self._drifted[name] += 1
-        for seconds in self._terms.rests if self._drifted[name] < IN_A_ROW else ():
-            self._farm.watcher.rest(seconds)
-            answer = self._farm.finish(self._reference_begun(board.seen.address))
-            if self._fails(board, answer):
-                return True
-            again = _reference_ms(answer["results"][0])
-            if not has_drifted(again, before, limits):
-                log.info("farm: %s: its reference took %.3g ms for a moment; the job runs again", name, now)
-                return True
+        if self._drifted[name] < IN_A_ROW and self._is_over(board):
+            log.info("farm: %s: its reference took %.3g ms for a moment; the job runs again", name, now)
+            return True
         reason = (
             f"its reference went from {before:.3g} to {now:.3g} ms (limit {100 * limits.drift:.0f} %); what it ran was "
             "run elsewhere; start its worker again when the board is cool and idle"
         )
         self._members.leave(name, "quarantined", reason)
         return True
+
+    def _is_over(self, board: Member) -> bool:
+        """Whether the reference is what it was after a rest; also where the board has left meanwhile."""
+        name = board.seen.name
+        self._resting.append(name)
+        try:
+            for seconds in self._terms.rests:
+                self._farm.rest(seconds)
+                if not self._members[name].is_ready:
+                    return True
+                answer = self._farm.finish(self._reference_begun(board.seen.address))
+                if self._fails(board, answer):
+                    return True
+                again = _reference_ms(answer["results"][0])
+                if not has_drifted(again, board.reference_ms, self._terms.limits):
+                    return True
+            return False
+        finally:
+            self._resting.remove(name)
 
     def _home(self) -> Member:
         """The board that networks are timed on; raises ``BoardError`` where there is none any more."""
@@ -225,17 +247,27 @@ class Fleet:
             told = self._farm.told()
             begun: list[tuple[Seen, Begun]] = []
             for one in (one for one in self._look() if one.name not in self._members):
-                before = told.get(one.name, {})
+                if self._is_quarantined(one, told):
+                    continue
                 if reason := misfit(one.versions, "its worker"):
                     self._members.refuse(one, "set aside", reason)
-                elif before.get("state") == "quarantined":
-                    self._members.refuse(one, "quarantined", before["reason"])
                 else:
                     begun.append((one, self._reference_begun(one.address)))
             found = [member for one, each in begun if (member := self._calibrated(one, each)) is not None]
             if found:
+                told = self._farm.told()  # another client may have found out meanwhile
+                found = [member for member in found if not self._is_quarantined(member.seen, told)]
+            if found:
                 self._members.judge(found, self._known_unit)
                 self._keep_unit()
+
+    def _is_quarantined(self, seen: Seen, told: Mapping[str, Mapping[str, Any]]) -> bool:
+        """Whether a client has told so of a board, which then gets no work of this one."""
+        before = told.get(seen.name, {})
+        if before.get("state") != "quarantined":
+            return False
+        self._members.refuse(seen, "quarantined", before["reason"])
+        return True
 
     def _calibrated(self, seen: Seen, begun: Begun) -> Member | None:
         try:

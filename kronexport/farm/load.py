@@ -1,13 +1,16 @@
-"""How much a client has given to each board, so that a job names few, which have the least to do.
+"""How much a client has given to each board, so that a job of a large farm names its own.
 
-Dask chooses among these, but by a look at every board that a job may run on: too many in a thousand (docs/scale.md).
+Dask chooses among those that a job names, but by a look at every one: too many in a thousand (docs/scale.md).
 """
 
-import heapq
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Final
+
+CHOICES: Final = 8
+"""Boards that a job names, and jobs in one graph at most: the scheduler looks at all these boards for each job."""
 
 
 class Load:
@@ -18,13 +21,17 @@ class Load:
         self._jobs: Counter[str] = Counter()
 
     @contextmanager
-    def least(self, addresses: Sequence[str], count: int) -> Iterator[list[str]]:
-        """The ``count`` of ``addresses`` with the least to do, for a job that runs meanwhile and is given the first.
+    def least(self, addresses: Sequence[str]) -> Iterator[list[str]]:
+        """The boards to name for a job that runs meanwhile: first that with the least to do, which it is given.
 
-        Of equals those that come first are taken.
+        Of up to ``CHOICES`` boards all are named. Of more none but the first: dask would take another of some, and
+        leave the one that this client counts as busy idle. Of equals those that come first are taken.
         """
         with self._lock:
-            chosen = heapq.nsmallest(count, addresses, key=self._jobs.__getitem__)
+            if len(addresses) > CHOICES:
+                chosen = [min(addresses, key=self._jobs.__getitem__)]
+            else:
+                chosen = sorted(addresses, key=self._jobs.__getitem__)
             self._jobs[chosen[0]] += 1
         try:
             yield chosen

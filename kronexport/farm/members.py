@@ -122,6 +122,8 @@ class Members:
             home = self.home
             environment = home.environment if home else _most_common(found)
             alike = [member for member in found if identity(member.environment) == identity(environment)]
+            if home is None:
+                self._unit = None  # it was of boards that are all gone; these may be of another kind
             if self._unit is None and alike:
                 references = {member.seen.name: member.reference_ms for member in alike}
                 self._unit = unit_of(references, known(environment))

@@ -58,9 +58,9 @@ class Watcher:
             with self._lock:
                 del self._waits[over]
 
-    def rest(self, seconds: float) -> None:
-        """For so long, or until it is closed."""
-        self._closed.wait(seconds)
+    def is_closed_within(self, seconds: float) -> bool:
+        """Wait for so long, or until it is closed."""
+        return self._closed.wait(seconds)
 
     def close(self) -> None:
         """Look no more; waits are cancelled."""

@@ -49,7 +49,8 @@ def test_looking_after_boards_takes_no_result_from_another_wait(instant: Farm, m
     addresses = sorted(instant.addresses())
 
     def run(number: int) -> int:
-        begun = instant.begin([{"number": number}], [60.0], {}, "cpu", addresses[: 1 + number % 2])
+        own, movable = addresses[: 1 + number % 2], bool(number % 2)
+        begun = instant.begin([{"number": number}], [60.0], {}, "cpu", own, movable=movable)
         (result,) = instant.finish(begun)["results"]
         return int(result["number"])
 
@@ -98,7 +99,8 @@ def test_each_caller_gets_its_own_job_and_few_graphs_are_sent(instant: Farm, mon
 
     def run(number: int) -> int:
         own, *others = both if number // 2 % 2 else both[::-1]
-        begun = instant.begin([{"number": number}], [60.0], {}, "cpu", [own, *others][: 1 + number % 2])
+        addresses, movable = [own, *others][: 1 + number % 2], bool(number % 2)
+        begun = instant.begin([{"number": number}], [60.0], {}, "cpu", addresses, movable=movable)
         answer = instant.finish(begun)
         assert number % 2 or answer["board"] == str(workers[own]["name"])
         return int(answer["results"][0]["number"])

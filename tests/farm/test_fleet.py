@@ -158,11 +158,45 @@ def test_a_board_that_was_hot_is_given_time_to_cool(
         if seconds > 2:
             first.becomes()
 
-    monkeypatch.setattr(farm.watcher, "rest", rest)
+    monkeypatch.setattr(farm, "rest", rest)
     first.becomes(speed=1.2)
     assert floors(race(fleet, tmp_path, "a")) == right
     assert rested == [2.0, 10.0]
     assert farm.told()[first.name]["state"] == "ready"
+
+
+def test_a_board_that_rests_is_given_no_work(
+    farm: Farm, crew: Crew, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others are: here the resting one is as idle as they are, and its races would come to them."""
+    fleet = fleet_of(farm, rests=(2.0,))
+    meanwhile: list[str] = []
+
+    def rest(_seconds: float) -> None:
+        (hot,) = (entry["board"] for entry in crew.log("race"))
+        for hand in crew.hands:
+            hand.becomes()
+        for name in "bcdef":
+            race(fleet, tmp_path, name)
+        meanwhile.extend(entry["board"] for entry in crew.log("race")[1:])
+        assert hot not in meanwhile
+
+    monkeypatch.setattr(farm, "rest", rest)
+    for hand in crew.hands:
+        hand.becomes(speed=1.2)
+    race(fleet, tmp_path, "a")
+    assert len(meanwhile) == 5
+    assert fleet.width == 3
+
+
+def test_leaving_a_farm_ends_a_rest(farm: Farm, crew: Crew, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = fleet_of(farm, rests=(3600.0,))
+    monkeypatch.setattr(farm.watcher, "is_closed_within", lambda seconds: seconds == 3600)
+    for hand in crew.hands:
+        hand.becomes(speed=1.2)
+    with pytest.raises(BoardError, match="left while a board rested"):
+        race(fleet, tmp_path, "a")
+    assert fleet.width == 3
 
 
 def test_a_board_that_changes_under_each_job_is_quarantined(farm: Farm, crew: Crew, tmp_path: Path) -> None:

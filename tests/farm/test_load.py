@@ -5,40 +5,43 @@ from contextlib import ExitStack
 
 import pytest
 
-from kronexport.farm.load import Load
+from kronexport.farm.load import CHOICES, Load
 
-BOARDS = ["tcp://a", "tcp://b", "tcp://c"]
+FEW = ["tcp://a", "tcp://b", "tcp://c"]
+MANY = [f"tcp://{number}" for number in range(CHOICES + 1)]
 
 
-def test_as_many_jobs_as_boards_are_one_each() -> None:
+@pytest.mark.parametrize("boards", [FEW, MANY])
+def test_as_many_jobs_as_boards_are_one_each(boards: list[str]) -> None:
     load = Load()
     with ExitStack() as stack:
-        given = Counter(stack.enter_context(load.least(BOARDS, 2))[0] for _ in range(6))
-    assert given == Counter(dict.fromkeys(BOARDS, 2))
+        given = Counter(stack.enter_context(load.least(boards))[0] for _ in range(2 * len(boards)))
+    assert given == Counter(dict.fromkeys(boards, 2))
 
 
-def test_a_board_whose_job_is_done_is_the_next() -> None:
+def test_of_few_boards_all_are_named_and_those_with_the_least_to_do_first() -> None:
     load = Load()
-    with load.least(BOARDS, 1), load.least(BOARDS[2:], 1):
-        with load.least(BOARDS, 1) as second:
-            assert second == ["tcp://b"]
-        with load.least(BOARDS, 1) as again:
-            assert again == ["tcp://b"]
+    with load.least(FEW), load.least(FEW) as second, load.least(MANY[:CHOICES]) as others:
+        assert second == ["tcp://b", "tcp://c", "tcp://a"]
+        assert others == MANY[:CHOICES]
+
+
+def test_of_many_boards_the_one_whose_job_is_done_is_the_next() -> None:
+    load = Load()
+    with load.least(MANY), load.least(MANY[1:]):
+        with load.least(MANY) as second:
+            assert second == ["tcp://2"]
+        with load.least(MANY) as again:
+            assert again == ["tcp://2"]
 
 
 def test_a_job_that_fails_is_one_less() -> None:
     load = Load()
 
     def fail() -> None:
-        with load.least(BOARDS, 1) as (address,):
+        with load.least(MANY) as (address,):
             raise RuntimeError(address)
 
     for _ in range(3):
-        with pytest.raises(RuntimeError, match="tcp://a"):
+        with pytest.raises(RuntimeError, match="tcp://0"):
             fail()
-
-
-def test_the_next_best_stand_by() -> None:
-    load = Load()
-    with load.least(BOARDS, 1), load.least(BOARDS, 5) as all_of_them:
-        assert all_of_them == ["tcp://b", "tcp://c", "tcp://a"]

@@ -99,3 +99,20 @@ def test_a_refused_board_is_told_of_and_gets_no_work(members: Members, told: dic
         "factor": 1.0,
         "reference_ms": None,
     }
+
+
+def test_the_unit_of_boards_that_are_all_gone_is_not_that_of_another_kind(
+    members: Members, told: dict[str, Mapping[str, Any]]
+) -> None:
+    """As where all workers were started again with another release of the runtime."""
+    members.judge([member("old", 0.61, runtime_version="1")], unknown)
+    members.leave("old", "lost", "gone")
+    asked: list[Mapping[str, Any]] = []
+
+    def known(environment: Mapping[str, Any]) -> float | None:
+        asked.append(environment)
+        return None
+
+    members.judge([member("new", 0.7, runtime_version="2")], known)
+    assert told["new"] == {"state": "ready", "reason": "", "factor": 1.0, "reference_ms": 0.7}
+    assert [environment["runtime_version"] for environment in asked] == ["2"]

@@ -1,5 +1,6 @@
 """Many threads wait, one looks."""
 
+import threading
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import closing
 
@@ -68,9 +69,12 @@ def test_closing_ends_all_waits_and_those_that_come_later() -> None:
         watcher.wait(Future[int](), ["tcp://a"])
 
 
-def test_closing_ends_a_rest() -> None:
+def test_closing_is_told_to_who_waits_for_it() -> None:
     watcher = Watcher(set, 3600.0)
-    with ThreadPoolExecutor(1) as pool:
-        rest = pool.submit(watcher.rest, 3600.0)
-        watcher.close()
-        rest.result(timeout=30)
+    assert not watcher.is_closed_within(0.0)
+    told: list[bool] = []
+    thread = threading.Thread(target=lambda: told.append(watcher.is_closed_within(3600.0)), daemon=True)
+    thread.start()
+    watcher.close()
+    thread.join(30)
+    assert told == [True]
