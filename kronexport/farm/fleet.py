@@ -201,8 +201,7 @@ class Fleet:
             self._drifted[name] = 0
             return False
         self._drifted[name] += 1
-        if self._drifted[name] < IN_A_ROW and self._is_over(board):
-            log.info("farm: %s: its reference took %.3g ms for a moment; the job runs again", name, now)
+        if self._drifted[name] < IN_A_ROW and self._is_over(board, now):
             return True
         reason = (
             f"its reference went from {before:.3g} to {now:.3g} ms (limit {100 * limits.drift:.0f} %); what it ran was "
@@ -211,8 +210,8 @@ class Fleet:
         self._members.leave(name, "quarantined", reason)
         return True
 
-    def _is_over(self, board: Member) -> bool:
-        """Whether the reference is what it was after a rest; also where the board has left meanwhile."""
+    def _is_over(self, board: Member, now: float) -> bool:
+        """Whether the reference, which took ``now`` ms, is what it was after a rest; also where the board has left."""
         name = board.seen.name
         self._resting.append(name)
         try:
@@ -225,6 +224,7 @@ class Fleet:
                     return True
                 again = _reference_ms(answer["results"][0])
                 if not has_drifted(again, board.reference_ms, self._terms.limits):
+                    log.info("farm: %s: its reference took %.3g ms for a moment; the job runs again", name, now)
                     return True
             return False
         finally:
