@@ -20,8 +20,8 @@ from kronexport.files import stdout_of_c_dropped
 from kronexport.lower.forms import DENSE
 from kronexport.plan.candidates import Candidate, all_candidates
 from kronexport.plan.cost_model import roofline_model
-from kronexport.plan.goals import DEFAULT_GOALS, Goal, budget, check_reachable, parse_goal
-from kronexport.records import FLOAT_BYTES, Basis, Plan, ProgressCallback, Site, SitePlan, Survey
+from kronexport.plan.goals import DEFAULT_GOALS, Goal, budget, check_reachable, parse_goal, weights_budget
+from kronexport.records import Basis, Plan, ProgressCallback, Site, SitePlan, Survey
 
 MILLISECONDS = 1e3
 """In a second: goals on latency are in milliseconds."""
@@ -93,7 +93,8 @@ def choose(
     Raises:
         GoalError: no choice meets the goals on params, MACs and size; the message says the least that is reachable.
     """
-    check_reachable(goals, survey, {name: _least(survey, candidates, name) for name in ("params", "macs")})
+    least = {name: _least(survey, candidates, name) for name in ("params", "macs", "weights")}
+    check_reachable(goals, survey, least)
     limits = _limits(survey, goals, candidates, steering)
     paying = [[candidate for candidate in options if candidate.pays] for options in candidates]
     if steering.error is not None:
@@ -131,8 +132,8 @@ def _reachable_together(survey: Survey, candidates: Sequence[Sequence[Candidate]
             least = sum(getattr(pick, name) for pick in solve(candidates, others, minimize=name))
             dense = survey.macs if name == "macs" else survey.params
             least += _fixed(survey, "macs" if name == "macs" else "params")
-            size = {"weights": f"size {least * FLOAT_BYTES:.4g}B"}.get(name, f"{name} {least:.4g}")
-            reached.append(f"{size} ({least / dense:.3f} of dense)")
+            share = f"{least / dense:.3f} of dense"
+            reached.append(f"size {share}" if name == "weights" else f"{name} {least:.4g} ({share})")
     return (
         "--goal: the goals can each be met, but not together; with all others as they are, the least of each is "
         f"{', '.join(reached)}; loosen one of them"
@@ -185,13 +186,8 @@ def _goal_limits(
     }
     if implied:
         limits["macs"] = max(limits["macs"], _sum_of_least(candidates, "macs"))
-    sizes = [
-        goal.number * (survey.params if goal.scale is None else goal.scale / FLOAT_BYTES)
-        for goal in goals
-        if goal.name == "size"
-    ]
-    if sizes:
-        limits["weights"] = max(min(sizes) - _fixed(survey, "params"), _sum_of_least(candidates, "weights"))
+    if any(goal.name == "size" for goal in goals):
+        limits["weights"] = weights_budget(goals, survey.params) - _fixed(survey, "params")
     dense_seconds = sum(options[0].seconds for options in candidates)
     times = [
         goal.number * (dense_seconds if goal.scale is None else goal.scale / MILLISECONDS)
@@ -219,7 +215,8 @@ def _fixed(survey: Survey, name: str) -> int:
 
 
 def _least(survey: Survey, candidates: Sequence[Sequence[Candidate]], name: str) -> int:
-    return int(_fixed(survey, name) + _sum_of_least(candidates, name))
+    fixed = _fixed(survey, "macs" if name == "macs" else "params")
+    return int(fixed + _sum_of_least(candidates, name))
 
 
 def _sum_of_least(candidates: Sequence[Sequence[Candidate]], name: str) -> float:

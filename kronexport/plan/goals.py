@@ -97,6 +97,16 @@ def budget(goals: Sequence[Goal], name: str, dense: int) -> float:
     return min([float(dense), *limits])
 
 
+def weights_budget(goals: Sequence[Goal], dense: int) -> float:
+    """The tightest limit of goals on size, in weights of four bytes (``for_floats``); dense's where there is none."""
+    limits = [
+        goal.number * (dense if goal.scale is None else goal.scale / FLOAT_BYTES)
+        for goal in goals
+        if goal.name == "size"
+    ]
+    return min([float(dense), *limits])
+
+
 def judge(goal: Goal, dense: ModelFigures, compressed: ModelFigures, speedup: Speedup | None) -> GoalResult:
     """The value reached, in the goal's own unit. Ratio of latency: the median paired ratio; absolute: p50."""
     value = _reached(goal, dense, compressed, speedup)
@@ -120,7 +130,16 @@ def _reached(goal: Goal, dense: ModelFigures, compressed: ModelFigures, speedup:
 
 
 def check_reachable(goals: Sequence[Goal], survey: Survey, least: dict[str, int]) -> None:
-    """Raise GoalError if a goal on params or macs lies below the least that any plan reaches."""
+    """Raise GoalError if a goal on params, macs or size lies below the least that any plan reaches.
+
+    ``least`` is by field of Candidate: "params", "macs", and for size "weights".
+    """
+    size = weights_budget(goals, survey.params)
+    if least["weights"] > size:
+        raise GoalError(
+            f"--goal: size <= {size / survey.params:.3f} of the network's cannot be met: the weights that the "
+            f"factorizable convolutions allow alone take {least['weights'] / survey.params:.3f}"
+        )
     for name, dense in (("params", survey.params), ("macs", survey.macs)):
         limit = budget(goals, name, dense)
         if least[name] > limit:

@@ -6,31 +6,49 @@ so each such goal has a knob, the sum over layers that moves it, and the knob is
     goal      knob (as a share of dense's sum)
     latency   seconds of the layers, each timed alone
     memory    elements of the stored weights
+    size      the same; of a small network nodes and names are a part of the file that counts
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from kronexport.errors import KronexportError
 from kronexport.plan.accuracy import planned_error
 from kronexport.plan.choose import GOALS_ALONE, Steering
 from kronexport.plan.goals import Goal, judge
 from kronexport.plan.rehearsal import Rehearsal, Rehearsed
 from kronexport.records import ModelFigures, Plan, Speedup
 
-KNOBS: Final = {"latency": "seconds", "memory": "weights"}
+log = logging.getLogger("kronexport")
+
+KNOBS: Final = {"latency": "seconds", "memory": "weights", "size": "weights"}
 """Goal name -> the field of ``Candidate`` whose sum is bounded for its sake."""
 
-AIM: Final = 0.98
-"""Of what a goal allows: the finished network is measured once more, and that differs by a percent or two."""
 
-NEAR: Final = (0.96, 0.99)
-"""Where a plan is good enough to stop."""
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """Parts of what a goal allows: where a plan should come out, and from where to where it is good enough to stop."""
+
+    at: float
+    low: float
+    high: float
+
+
+TIMED: Final = Aim(0.98, 0.96, 0.99)
+"""The finished network is measured once more, and that differs by a percent or two."""
+
+COUNTED: Final = Aim(0.998, 0.98, 1.0)
+"""The finished file is as large as the rehearsed one, but for its values' names."""
 
 MOST_RESERVE: Final = 1.05
 """Of a latency, for the noise of its rehearsal: a machine too busy to tell should not cost all accuracy."""
 
 TRIES: Final = 6
+"""Most plans that are rehearsed."""
+TURNS: Final = 12
+"""Most times that the solver is asked: it may answer with a plan that was rehearsed before."""
 LEAST_SHARE: Final = 0.01
 
 OF_THE_NETWORK: Final = ("latency", "size", "memory")
@@ -46,26 +64,53 @@ def tuned_plan(plan_at: PlanAt, goals: Sequence[Goal], rehearsal: Rehearsal) -> 
     Raises:
         GoalError: as ``plan_at`` does at the first try.
     """
-    dials = [_Dial(knob, [goal for goal in goals if goal.name == name]) for name, knob in KNOBS.items()]
+    dials = [_Dial(name, [goal for goal in goals if goal.name == name]) for name in KNOBS]
     dials = [dial for dial in dials if dial.goals]
-    tried: dict[Plan, float] = {}
-    for done in range(TRIES if dials else 0):
-        plan = plan_at(Steering({dial.knob: dial.share for dial in dials}))
-        if plan in tried:
+    if not dials:
+        return plan_at(GOALS_ALONE)
+    tried: dict[Plan, Rehearsed] = {}
+    reached: dict[Plan, float] = {}
+    for _ in range(TURNS):
+        shares, before = _shares(dials), len(tried)
+        plan = plan_at(Steering(shares))
+        found = _tried(plan, tried, rehearsal, memory=any(dial.name == "memory" for dial in dials))
+        if found is None or (len(tried) == before and reached[plan] <= 1):  # nothing between what meets and what misses
             break
-        rehearsal.progress("rehearse", done, TRIES)
-        rehearsed = _cautious(rehearsal.against_dense(plan, memory=any(dial.knob == "weights" for dial in dials)))
         for dial in dials:
-            dial.learn(rehearsed)
-        tried[plan] = max(dial.reached or 0.0 for dial in dials)
-        if all(dial.is_settled for dial in dials):
-            break
+            dial.learn(found, shares[dial.knob])
+        reached[plan] = max(dial.reached or 0.0 for dial in dials)
         for dial in dials:
             dial.turn()
-    if not tried:
-        return plan_at(GOALS_ALONE)
-    met = [plan for plan, reached in tried.items() if reached <= 1]
-    return min(met, key=planned_error) if met else min(tried, key=lambda plan: tried[plan])
+        if _shares(dials) == shares:
+            break
+    met = [plan for plan in tried if reached[plan] <= 1]
+    return min(met, key=planned_error) if met else min(tried, key=lambda plan: reached[plan])
+
+
+def _tried(plan: Plan, tried: dict[Plan, Rehearsed], rehearsal: Rehearsal, *, memory: bool) -> Rehearsed | None:
+    """What came of ``plan``, from now on among ``tried``; None: there were enough of them, or it cannot be rehearsed.
+
+    Raises:
+        KronexportError: as ``against_dense`` at the first plan.
+    """
+    if plan in tried:
+        return tried[plan]
+    if len(tried) == TRIES:
+        return None
+    rehearsal.progress("rehearse", len(tried), TRIES)
+    try:
+        tried[plan] = _cautious(rehearsal.against_dense(plan, memory=memory))
+    except KronexportError as error:
+        if not tried or type(error) is not KronexportError:  # the user's to mend
+            raise
+        log.warning("the plan is the best of %d that were rehearsed, for the next could not be: %s", len(tried), error)
+        return None
+    return tried[plan]
+
+
+def _shares(dials: "Sequence[_Dial]") -> dict[str, float]:
+    """Of each knob the share of the tightest dial."""
+    return {knob: min(dial.share for dial in dials if dial.knob == knob) for knob in {dial.knob for dial in dials}}
 
 
 def goals_met(plan: Plan, goals: Sequence[Goal], rehearsal: Rehearsal) -> list[bool]:
@@ -95,31 +140,39 @@ def _cautious(rehearsed: Rehearsed) -> Rehearsed:
 
 @dataclass(slots=True)
 class _Dial:
-    """One knob: ``share`` is where it stands, ``points`` what came of it: share -> value over what the goals allow.
+    """The goals ``name``: ``share`` is where their knob should stand, ``points`` what came of it.
 
-    Share 1 is dense. ``reached`` is that of the last try, None where it cannot be measured.
+    A point is share -> value over what the goals allow; share 1 is dense. ``reached`` is that of the last try, None
+    where it cannot be measured.
     """
 
-    knob: str
+    name: str
     goals: list[Goal]
     points: dict[float, float] = field(default_factory=dict, init=False)
     reached: float | None = field(default=None, init=False)
     share: float = field(init=False)
 
+    @property
+    def knob(self) -> str:
+        return KNOBS[self.name]
+
+    @property
+    def aim(self) -> Aim:
+        return COUNTED if self.name == "size" else TIMED
+
     def __post_init__(self) -> None:
-        self.share = min([1.0, *(AIM * goal.number for goal in self.goals if goal.scale is None)])
+        self.share = min([1.0, *(self.aim.at * goal.number for goal in self.goals if goal.scale is None)])
 
     @property
     def is_settled(self) -> bool:
-        low, high = NEAR
-        return self.reached is None or low <= self.reached <= high
+        return self.reached is None or self.aim.low <= self.reached <= self.aim.high
 
-    def learn(self, rehearsed: Rehearsed) -> None:
-        """Note what the share led to, and where dense stands."""
+    def learn(self, rehearsed: Rehearsed, share: float) -> None:
+        """Note what a share of the knob led to, and where dense stands."""
         dense = _excess(self.goals, rehearsed.dense, rehearsed.dense, _SAME)
         self.reached = _excess(self.goals, rehearsed.dense, rehearsed.planned, rehearsed.speedup)
         if dense is not None and self.reached is not None:
-            self.points |= {1.0: dense, self.share: self.reached}
+            self.points |= {1.0: dense, share: self.reached}
 
     def turn(self) -> None:
         """Go to where the line through the two points nearest to the aim crosses it, but not past other points.
@@ -128,19 +181,20 @@ class _Dial:
         """
         if self.is_settled:
             return
-        above = [share for share, reached in self.points.items() if reached > AIM]
+        aim = self.aim.at
+        above = [share for share, reached in self.points.items() if reached > aim]
         if not above:  # dense meets the goals too
             self.share = 1.0
             return
         if len(self.points) == 1:  # an absolute goal begins with dense
-            self.share = AIM / self.points[1.0]
+            self.share = aim / self.points[1.0]
             return
-        below = [share for share, reached in self.points.items() if reached <= AIM]
+        below = [share for share, reached in self.points.items() if reached <= aim]
         lower, upper = max(below, default=min(above) / 2), min(above)
         tried = [share for share in self.points if share < 1 or len(self.points) == 2]  # noqa: PLR2004  a line takes two
-        near, far = sorted(tried, key=lambda share: abs(self.points[share] - AIM))[:2]
+        near, far = sorted(tried, key=lambda share: abs(self.points[share] - aim))[:2]
         rise = (self.points[far] - self.points[near]) / (far - near)
-        share = near + (AIM - self.points[near]) / rise if rise > 0 else lower
+        share = near + (aim - self.points[near]) / rise if rise > 0 else lower
         if below and not lower < share < upper:
             share = (lower + upper) / 2
         self.share = max(share, lower, LEAST_SHARE)

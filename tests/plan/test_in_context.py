@@ -1,10 +1,12 @@
 """Goals on what only the whole network shows: the knobs are turned until they are met, and no further than needed."""
 
+import logging
 from collections.abc import Callable
 
 import pytest
 from torch import nn
 
+from kronexport.errors import KronexportError
 from kronexport.factorize.gkpd import gkpd_structure
 from kronexport.measure.setting import Setting, Timing
 from kronexport.plan.choose import GOALS_ALONE, Steering
@@ -16,8 +18,8 @@ from kronexport.records import InputSpec, LatencyStats, ModelFigures, Plan, Site
 DENSE_MS, DENSE_BYTES = 10.0, 1000
 
 
-def figures(milliseconds: float, memory: int | None) -> ModelFigures:
-    return ModelFigures(0, 0, 0, LatencyStats(1, *[milliseconds] * 7), memory)
+def figures(milliseconds: float, memory: int | None, size: int) -> ModelFigures:
+    return ModelFigures(0, 0, size, LatencyStats(1, *[milliseconds] * 7), memory)
 
 
 class Doubled(Rehearsal):
@@ -28,9 +30,10 @@ class Doubled(Rehearsal):
         latency: Callable[[int], float],
         memory: Callable[[int], int | None] = lambda _: None,
         noise: float = 0.0,
+        size: Callable[[int], int] = lambda _: DENSE_BYTES,
     ) -> None:
         super().__init__(nn.Identity(), 18, Setting("onnxruntime", 1, InputSpec("x", (1,))), Timing(), silent)
-        self.latency, self.memory, self.noise = latency, memory, noise
+        self.latency, self.memory, self.noise, self.size = latency, memory, noise, size
         self.rehearsed = 0
 
     def against_dense(self, plan: Plan, *, memory: bool) -> Rehearsed:
@@ -39,7 +42,8 @@ class Doubled(Rehearsal):
         ratio = self.latency(choice.macs)
         peaks = (DENSE_BYTES, self.memory(choice.macs)) if memory else (None, None)
         speedup = Speedup(1 / ratio, ((1 - self.noise) / ratio, (1 + self.noise) / ratio), "faster")
-        return Rehearsed(figures(DENSE_MS, peaks[0]), figures(DENSE_MS * ratio, peaks[1]), speedup)
+        dense = figures(DENSE_MS, peaks[0], DENSE_BYTES)
+        return Rehearsed(dense, figures(DENSE_MS * ratio, peaks[1], self.size(choice.macs)), speedup)
 
 
 class PlanAt:
@@ -107,8 +111,57 @@ def test_where_dense_is_fast_enough_it_stays() -> None:
 
 def test_without_such_goals_nothing_is_rehearsed() -> None:
     rehearsal, plan_at = Doubled(lambda _macs: 1.0), PlanAt()
-    assert tuned(rehearsal, plan_at, "macs<=0.5", "size<=0.5") == 1000
+    assert tuned(rehearsal, plan_at, "macs<=0.5", "params<=0.5") == 1000
     assert (rehearsal.rehearsed, plan_at.asked) == (0, [GOALS_ALONE])
+
+
+class Rungs(PlanAt):
+    """A solver that has few choices: the largest within the share, or the least of all."""
+
+    def __init__(self, *rungs: int) -> None:
+        super().__init__(0)
+        self.rungs = rungs
+
+    def __call__(self, steering: Steering) -> Plan:
+        share = min(steering.shares.values(), default=1.0)
+        fitting = [rung for rung in self.rungs if rung <= 1000 * share]
+        return super().__call__(Steering({"seconds": max(fitting, default=min(self.rungs)) / 1000}))
+
+
+@pytest.mark.parametrize("rungs", [(275, 420), (100, 420, 1000), (300, 410, 420, 430), (20, 480)])
+def test_a_plan_that_comes_twice_and_misses_is_not_the_last(rungs: tuple[int, ...]) -> None:
+    """The layers take less than their share, the network more than it may: the next plan is much smaller."""
+    rehearsal = Doubled(lambda macs: 1.25 * macs / 1000)
+    assert 1.25 * tuned(rehearsal, Rungs(*rungs), "latency<=0.5") / 1000 <= 0.5
+    assert rehearsal.rehearsed <= len(rungs)
+
+
+class Failing(Doubled):
+    """The second network cannot be timed."""
+
+    def against_dense(self, plan: Plan, *, memory: bool) -> Rehearsed:
+        if self.rehearsed == 1:
+            raise KronexportError("killed")
+        return super().against_dense(plan, memory=memory)
+
+
+def test_what_was_rehearsed_counts_where_the_next_plan_cannot_be(caplog: pytest.LogCaptureFixture) -> None:
+    rehearsal = Failing(lambda macs: 0.3 + 0.7 * macs / 1000)
+    with caplog.at_level(logging.WARNING, "kronexport"):
+        assert tuned(rehearsal, PlanAt(), "latency<=0.5") == 490
+    assert "the best of 1 that were rehearsed, for the next could not be: killed" in caplog.text
+    rehearsal.rehearsed = 1
+    with pytest.raises(KronexportError, match="killed"):
+        tuned(rehearsal, PlanAt(), "latency<=0.5")
+
+
+@pytest.mark.parametrize("goal", ["size<=0.5", "size<=500B"])
+def test_a_goal_on_size_is_the_files(goal: str) -> None:
+    """Nodes and names count: the weights alone would just meet it. Memory and size share a knob."""
+    rehearsal = Doubled(lambda macs: macs / 1000, size=lambda macs: 20 + round(0.98 * macs))
+    assert 480 <= 20 + 0.98 * tuned(rehearsal, PlanAt(), goal) <= 500
+    tighter = Doubled(lambda _: 1.0, lambda macs: macs, size=lambda macs: macs)
+    assert 384 <= tuned(tighter, PlanAt(), goal, "memory<=0.4") <= 400
 
 
 def test_memory_has_a_knob_of_its_own() -> None:
