@@ -732,7 +732,8 @@ STATISTICS: Json = {
     "statistics": "all samples kept, none dropped; percentiles interpolated linearly; std with n - 1",
     "speedup": "median over rounds of baseline's median / candidate's median of that round",
     "ci95": f"percentile bootstrap over rounds, {BOOTSTRAP_RESAMPLES} resamples",
-    "verdict": f"interval wholly above or below 1, of at least {MIN_ROUNDS_FOR_VERDICT} rounds; else within noise",
+    "verdict": f"interval wholly above {1 + NOISE_FLOOR:g} or below {1 - NOISE_FLOOR:g}, of at least "
+    f"{MIN_ROUNDS_FOR_VERDICT} rounds; else within noise",
 }
 """Of every protocol: what is made of the samples."""
 

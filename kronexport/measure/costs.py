@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Container, Iterable, Mapping, 
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from kronexport.backends.profile import TargetProfile
 from kronexport.errors import KronexportError
@@ -116,7 +117,8 @@ def measure_forms(
 class _Campaign:
     """One call of ``measure_forms``.
 
-    ``lost``: by pair, why the process that timed it was lost. It isn't stored: memory may only have run out this once.
+    ``lost``: by pair, why the process that timed it was lost, or what it ran out of. It isn't stored: memory may only
+    have run out this once.
     ``suspects``: pairs of a batch whose process was lost, which race alone to find the one that is to blame.
     """
 
@@ -206,7 +208,9 @@ class _Campaign:
             shutil.rmtree(batch.folder)
         named = batch.named
         times = [StoredTime.of(*named[name].pair, raced) for name, raced in result.raced.items()]
-        self.store.keep(self.conditions, times, {named[name].key: why for name, why in result.failed.items()})
+        self.lost |= {named[name].pair: why for name, why in result.failed.items() if _may_pass(why)}
+        lasting = {named[name].key: why for name, why in result.failed.items() if not _may_pass(why)}
+        self.store.keep(self.conditions, times, lasting)
 
     def found(self, models: Mapping[Trial, Timed], missing: Container[tuple[str, str]]) -> FormTimes:
         """What has become of each; nothing is known of the missing."""
@@ -227,6 +231,15 @@ class _Campaign:
         spec = batch.models[0].trial.input
         setting = Setting(self.profile.backend, self.conditions.threads, spec, machine=self.machine)
         return settled_race(batch.paths, setting, self.conditions.timing)
+
+
+def _may_pass(why: str) -> bool:
+    """Whether a failure says more of the moment than of the model: memory or disk ran out."""
+    text = why.lower()
+    return any(sign in text for sign in _RAN_OUT)
+
+
+_RAN_OUT: Final = ("bad_alloc", "alloc", "out of memory", "memoryerror", "no space left")
 
 
 def _seconds(times: Mapping[tuple[str, str], StoredTime], model: str, reference: str) -> float:
