@@ -51,7 +51,7 @@ from kronexport.request import (
 from kronexport.ship.output import OutputFolder, check_output, prepare_output, remove_stale
 from kronexport.ship.report_html import write_report_html
 from kronexport.ship.report_json import write_report_json
-from kronexport.stages.compress import compress_stage, scan_stage
+from kronexport.stages.compress import compress_stage, scan_stage, shipped_dense
 from kronexport.stages.job import FactorizedModels, Job
 from kronexport.stages.measure import batch_figures, layer_times, measure_stage, misses_latency, precision_notes
 from kronexport.stages.realize import realize
@@ -186,15 +186,14 @@ def build_target(job: Job, dense_export: ir.Model) -> TargetReport:
     dense = realize(job, job.planner.dense(job.profile, job.progress), module, dense_export, "dense")
     compressed = compress_stage(job, plan, dense, [str(value.name) for value in dense_export.graph.outputs])
     measured = measure_stage(job, dense, compressed)
-    notes: tuple[str, ...] = ()
     if measured and measured.speedup.verdict == "slower" and misses_latency(job, dense, compressed, measured):
-        notes = ("the compressed network missed the goal on latency and was slower than dense: dense is shipped",)
-        log.warning("%s: %s", job.profile.name, notes[0])
-        compressed = dense
+        reason = "the compressed network missed the goal on latency and was slower than dense: dense is shipped"
+        log.warning("%s: %s", job.profile.name, reason)
+        compressed = shipped_dense(dense, compressed, reason)
         measured = measure_stage(job, dense, compressed)
     times = layer_times(job, dense, compressed)
     sizes = batch_figures(job, dense, compressed, measured)
-    notes = (*notes, *precision_notes(job, compressed))
+    notes = precision_notes(job, compressed)
     report = report_stage(job, dense, compressed, measured, times=times, sizes=sizes, notes=notes)
     ship_stage(job, dense, compressed, report.protocol)
     return report

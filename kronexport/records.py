@@ -387,14 +387,16 @@ class Training:
     """How the factorized network was trained before it was exported.
 
     ``error_before`` and ``error_after`` are ||y - y_dense|| / ||y_dense|| over the golden batch. ``images``,
-    ``labels``, ``epochs`` (as many as were trained), ``recipe`` and the losses (on the first batches) are known of a
-    distillation alone: of the user's own loop they are None.
+    ``labels``, ``epochs`` (as many as were trained), ``kept_epoch`` (what ships is the network after it; 0: the fitted
+    factors, where no epoch scored more), ``recipe`` and the losses (on the first batches) are known of a distillation
+    alone: of the user's own loop they are None.
     """
 
     kind: Literal["distillation", "own loop"]
     images: int | None = None
     labels: bool | None = None
     epochs: int | None = None
+    kept_epoch: int | None = None
     recipe: dict[str, Any] | None = None
     loss_before: float | None = None
     loss_after: float | None = None

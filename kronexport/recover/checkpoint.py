@@ -23,7 +23,7 @@ from kronexport.recover.batches import Batch, seeded
 from kronexport.recover.recipe import Recipe
 from kronexport.survey.imports import call_user
 
-FORMAT = "kronexport distillation 2"
+FORMAT = "kronexport distillation 3"
 _FORWARD = "forward or number of threads"
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
 """Of an object, which differs from run to run."""
@@ -51,8 +51,12 @@ class EpochFigures:
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """A run after some epochs: ``state`` is the trainer's, ``kept`` that of the network that would be given back."""
+    """A run after some epochs: ``state`` is the trainer's, ``kept`` that of the network that would be given back.
 
+    ``start_score`` is that of the student as it came, None without an evaluator.
+    """
+
+    start_score: float | None
     figures: tuple[EpochFigures, ...]
     state: dict[str, Any]
     kept: dict[str, Any]
@@ -91,6 +95,7 @@ def write_checkpoint(path: Path, run: dict[str, str], saved: Saved) -> None:
     content = {
         "format": FORMAT,
         "run": run,
+        "start_score": saved.start_score,
         "figures": [asdict(one) for one in saved.figures],
         "state": saved.state,
         "kept": saved.kept,
@@ -125,7 +130,7 @@ def read_checkpoint(path: Path, run: dict[str, str], device: torch.device) -> Sa
             f"a run goes on as it began: {remedy}"
         )
     figures = tuple(EpochFigures(**one) for one in content["figures"])
-    return Saved(figures, content["state"], content["kept"])
+    return Saved(content["start_score"], figures, content["state"], content["kept"])
 
 
 def network_hash(model: nn.Module) -> str:
@@ -144,7 +149,7 @@ def forward_hash(student: nn.Module, teacher: nn.Module, images: Tensor) -> str:
     found: dict[str, Tensor] = {}
     for name, network in (("student", student), ("teacher", teacher)):
         with seeded(0, 0, images.device):
-            given = call_user(network, images, doing=f"distil: the {name}'s forward")
+            given = call_user(network, images, doing=f"distil: the {name}'s forward of {len(images)} images")
         tensors = [leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor)]
         found |= {f"{name} {index}": tensor for index, tensor in enumerate(tensors)}
     return _tensors_hash(found, "")

@@ -1,9 +1,10 @@
 """``distil``: train a factorized network until it does what the dense one does (Hinton, Vinyals, Dean, 2015)."""
 
 import copy
+import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -22,14 +23,17 @@ from kronexport.recover.checkpoint import EpochFigures, Saved, identity, read_ch
 from kronexport.recover.losses import check_labels, check_outputs
 from kronexport.recover.recipe import Recipe
 from kronexport.recover.trainer import Trainer, remedy
-from kronexport.survey.imports import call_user
 from kronexport.survey.model import checked_module
+
+log = logging.getLogger("kronexport")
 
 STAGE = "recover"
 _PROBED = 4
 """Batches on which loss and error are measured before and after."""
 FAR = 1.0
 """By so much more than at first outputs may be off, as a part of their size: outputs of nothing but 0 are off by 1."""
+FEW_STEPS = 20
+"""Below that a schedule of learning rates has no time to go up and down."""
 _DEFAULT = Recipe()
 
 Predictor = Callable[[NDArray[np.float32]], NDArray[Any]]
@@ -49,8 +53,8 @@ class Fit:
 class Distilled:
     """What came of it.
 
-    ``model`` is in eval mode on the CPU, its weights the moving average after ``kept_epoch``. ``before`` and ``after``
-    are of the same first batches, ``before`` of the student as it came.
+    ``model`` is in eval mode on the CPU, its weights the moving average after ``kept_epoch``; 0: the student as it
+    came, where no epoch scored more. ``before`` and ``after`` are of the same first batches, ``before`` of that one.
     """
 
     model: nn.Module
@@ -86,7 +90,7 @@ def distil(
             is one; batches may be pairs of images and labels.
         recipe: how.
         labels: [n] of whole numbers, for images in one array, where the recipe has cross-entropy.
-        evaluate: scores the averaged weights after every epoch.
+        evaluate: scores the student as it came, and the averaged weights after every epoch.
         checkpoint: a file that is written after every epoch, and that a run which was interrupted goes on from.
         unwritable: told why the checkpoint cannot be written, after which the run goes on; None: that is raised.
         device: as torch names it; None: a GPU where there is one, else the CPU.
@@ -103,6 +107,12 @@ def distil(
         raise UserInputError(f"distil: stop_at={recipe.stop_at:g} needs a score to compare with; give evaluate")
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     source = Source(data, labels, recipe)
+    if len(source) * recipe.epochs < FEW_STEPS:
+        log.warning(
+            "distil: %d steps in all, too few for the learning rate to go up and down: give more epochs than %d, more "
+            "images, or fewer images a step than %d (recipe.batch)",
+            *(len(source) * recipe.epochs, recipe.epochs, recipe.batch),
+        )
     teacher = copy.deepcopy(checked_module(teacher, "distil: the teacher is")).to(place).eval()
     start = copy.deepcopy(checked_module(student, "distil: the student is")).to(place).eval()
     trainer = Trainer(copy.deepcopy(start), teacher, recipe, len(source), place)
@@ -119,7 +129,7 @@ def distil(
         saved = _trained(trainer, source, file, check, evaluate=evaluate, clock=clock)
         start.load_state_dict(saved.kept)
         after = _fit(trainer, start, first)
-    return Distilled(start.cpu(), saved.figures, _kept_epoch(saved.figures, recipe), before, after)
+    return Distilled(start.cpu(), saved.figures, _kept_epoch(saved, recipe), before, after)
 
 
 @dataclass(slots=True)
@@ -170,7 +180,7 @@ def _trained(
     ``check`` may refuse what an epoch, which it is told, made of the network.
     """
     begun = None if file is None else read_checkpoint(file.path, file.run, trainer.device)
-    saved = begun or Saved((), {}, {})
+    saved = begun or _unbegun(trainer, evaluate)
     if begun is not None:
         trainer.load_state(begun.state)
     for figures in saved.figures:
@@ -184,6 +194,12 @@ def _trained(
     return saved
 
 
+def _unbegun(trainer: Trainer, evaluate: Evaluator | None) -> Saved:
+    """The run before its first epoch."""
+    score = None if evaluate is None else evaluate(predictor(trainer.averaged, trainer.device))
+    return Saved(score, (), {}, copy.deepcopy(trainer.averaged.state_dict()))
+
+
 def _next_epoch(trainer: Trainer, source: Source, saved: Saved, evaluate: Evaluator | None, clock: _Clock) -> Saved:
     """The run after one more epoch."""
     recipe, epoch, started = trainer.recipe, len(saved.figures) + 1, time.monotonic()
@@ -192,10 +208,10 @@ def _next_epoch(trainer: Trainer, source: Source, saved: Saved, evaluate: Evalua
     score = None if evaluate is None else evaluate(predictor(trainer.averaged, trainer.device))
     took = time.monotonic() - started
     figures = EpochFigures(epoch, loss, score, took, _remaining(saved.figures, took, recipe.epochs))
-    so_far = (*saved.figures, figures)
-    if _kept_epoch(so_far, recipe) == epoch:
-        return Saved(so_far, trainer.state(), copy.deepcopy(trainer.averaged.state_dict()))
-    return Saved(so_far, trainer.state(), saved.kept)
+    after = replace(saved, figures=(*saved.figures, figures), state=trainer.state())
+    if _kept_epoch(after, recipe) == epoch:
+        return replace(after, kept=copy.deepcopy(trainer.averaged.state_dict()))
+    return after
 
 
 def _check_near(trainer: Trainer, batches: list[Batch], before: float, epoch: int) -> None:
@@ -217,16 +233,21 @@ def _remaining(before: tuple[EpochFigures, ...], took: float, epochs: int) -> fl
 def _is_done(saved: Saved, recipe: Recipe) -> bool:
     if len(saved.figures) >= recipe.epochs:
         return True
-    scores = [one.score for one in saved.figures if one.score is not None]
-    return recipe.stop_at is not None and any(score >= recipe.stop_at for score in scores)
+    return recipe.stop_at is not None and any(score >= recipe.stop_at for score, _ in _scores(saved))
 
 
-def _kept_epoch(figures: tuple[EpochFigures, ...], recipe: Recipe) -> int:
+def _kept_epoch(saved: Saved, recipe: Recipe) -> int:
     """The first of the highest score, or the last where there are no scores or the recipe says so."""
-    scored = [(one.score, -one.epoch) for one in figures if one.score is not None]
+    scored = _scores(saved)
     if recipe.keep == "last" or not scored:
-        return figures[-1].epoch
+        return len(saved.figures)
     return -max(scored)[1]
+
+
+def _scores(saved: Saved) -> list[tuple[float, int]]:
+    """With the epoch, negative, so that of equal scores the first is the highest; 0: before all epochs."""
+    scored = [(saved.start_score, 0), *((one.score, -one.epoch) for one in saved.figures)]
+    return [(score, epoch) for score, epoch in scored if score is not None]
 
 
 def _first_batches(source: Source, recipe: Recipe, device: torch.device) -> list[Batch]:
@@ -243,10 +264,7 @@ def _fit(trainer: Trainer, model: nn.Module, batches: list[Batch], labels: Tenso
     """
     losses, distance, size = [], 0.0, 0.0
     for batch in batches:
-        given, wanted = (
-            call_user(trainer.outputs, network, batch, doing=f"distil: the {name}'s forward")
-            for network, name in ((model, "student"), (trainer.teacher, "teacher"))
-        )
+        given, wanted = (trainer.outputs(network, batch) for network in (model, trainer.teacher))
         check_outputs(given, wanted, trainer.recipe)
         if labels is not None and trainer.recipe.cross_entropy:
             check_labels(labels, given[0].shape[1])

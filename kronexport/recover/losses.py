@@ -33,7 +33,7 @@ def _taught(given: Tensor, wanted: Tensor, recipe: Recipe) -> Tensor:
     """Of one output, as ``Recipe.loss`` says."""
     kind = recipe.loss
     if kind == "auto":
-        kind = "kl" if given.ndim == _LOGITS_RANK else "mse"
+        kind = "kl" if given.ndim == _LOGITS_RANK and given.shape[1] > 1 else "mse"
     if kind == "mse":
         return scaled_mse(given, wanted)
     if kind == "l1":
@@ -56,10 +56,16 @@ def check_outputs(given: Sequence[Tensor], wanted: Sequence[Tensor], recipe: Rec
             f"distil: the student gives {ours or 'no tensor'}, the teacher {theirs or 'no tensor'}; expected outputs "
             f"of the same shapes: take the network that the student was made of as the teacher"
         )
-    if recipe.cross_entropy and given[0].ndim != _LOGITS_RANK:
+    if recipe.cross_entropy and (given[0].ndim != _LOGITS_RANK or given[0].shape[1] == 1):
         raise UserInputError(
-            f"distil: cross_entropy needs logits [N, K] as the first output, got {ours[0]}; leave the labels out, or "
-            f"set cross_entropy=0"
+            f"distil: cross_entropy needs logits [N, K] of two classes or more as the first output, got {ours[0]}; "
+            f"leave the labels out, or set cross_entropy=0"
+        )
+    alone = next((shape for shape in ours if len(shape) < _LOGITS_RANK or shape[1] == 1), None)
+    if recipe.loss == "kl" and alone is not None:
+        raise UserInputError(
+            f"distil: loss='kl' compares classes along axis 1, and an output has the shape {alone}, which has one or "
+            f"none; take 'mse' or 'l1'"
         )
 
 

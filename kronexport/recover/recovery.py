@@ -128,6 +128,7 @@ def _told(done: Distilled, task: Distillation) -> Training:
         images=len(task.images),
         labels=task.labels is not None,
         epochs=len(done.epochs),
+        kept_epoch=done.kept_epoch,
         recipe=task.recipe.to_json(),
         loss_before=done.before.loss,
         loss_after=done.after.loss,

@@ -14,8 +14,9 @@ from torch.utils._pytree import tree_leaves
 from kronexport.errors import UserInputError
 from kronexport.recover.batches import Batch
 from kronexport.recover.features import cut_before, factorized_sites, feature_loss, outputs_of
-from kronexport.recover.losses import check_labels, output_loss
+from kronexport.recover.losses import check_labels, check_outputs, output_loss
 from kronexport.recover.recipe import Recipe
+from kronexport.survey.imports import call_user
 from kronexport.survey.weights import check_finite
 
 LEAST_FOR_NORMS = 16
@@ -84,16 +85,23 @@ class Trainer:
         return total / step
 
     def outputs(self, model: nn.Module, batch: Batch) -> list[Tensor]:
-        """Every tensor that ``model`` gives for a batch."""
+        """Every tensor that ``model``, the teacher or a student, gives for a batch.
+
+        Raises:
+            UserInputError: its forward raises.
+        """
+        name = "teacher" if model is self.teacher else "student"
+        mode = " in training" if model.training else ""
+        doing = f"distil: the {name}'s forward of {len(batch.images)} images{mode}"
         with self._autocast():
-            given = model(batch.images.to(self.device, non_blocking=True))
+            given = call_user(model, batch.images.to(self.device, non_blocking=True), doing=doing)
         return [leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor)]
 
     def loss(self, student: nn.Module, batch: Batch, *, alone: bool = False) -> Tensor:
         """The loss of a batch, differentiable; ``alone``: that of the sites and no other, each by itself.
 
         Raises:
-            UserInputError: a label names no output.
+            UserInputError: a forward raises, the outputs cannot be compared, or a label names none of them.
         """
         with outputs_of(self.teacher, self._sites) as wanted_sites, torch.no_grad():
             wanted = self.outputs(self.teacher, batch)
@@ -102,6 +110,7 @@ class Trainer:
             given = self.outputs(student, batch)
         if alone:
             return feature_loss(given_sites, wanted_sites)
+        check_outputs(given, wanted, self.recipe)
         labels = None
         if batch.labels is not None and self.recipe.cross_entropy:
             check_labels(batch.labels, given[0].shape[1])
@@ -134,7 +143,8 @@ class Trainer:
         value = float(loss.detach())
         if math.isfinite(value):
             self._optimizer.zero_grad()
-            self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            doing = f"distil: the backward pass of {len(batch.images)} images"
+            call_user(self._scaler.scale(loss).backward, doing=doing)
             self._scaler.step(self._optimizer)
             self._scaler.update()
             self._schedule.step()

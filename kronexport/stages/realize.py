@@ -134,5 +134,7 @@ def range_feeds(project: Project) -> list[dict[str, NDArray[np.float32]]]:
     """What ranges are taken from: calibration images in batches of the input's size, else golden data."""
     images = project.golden if project.calibration is None else project.calibration[:RANGE_IMAGES]
     batch = project.input.shape[0]
+    if len(images) < batch:  # too few for one batch are repeated
+        images = np.resize(images, (batch, *images.shape[1:]))
     starts = range(0, len(images) - batch + 1, batch)
     return [{project.input.name: images[start : start + batch]} for start in starts]

@@ -125,7 +125,7 @@ def fitting_notes(job: Job, network: Network) -> tuple[str, ...]:
     images = calibration(job.project)
     notes = () if images else ("no calibration images: golden data are seeded normal values",)
     if not network.plan.forms:
-        return ("the plan leaves every convolution dense", *notes)
+        return ("the plan leaves every convolution dense", *network.plan.notes, *notes)
     fitted = f"{images.used} calibration images" if images else "the weights alone"
     notes = LOWERING_NOTES[network.plan.basis], *network.plan.notes, *notes
     structures = [structure for site, structure in network.plan.structures.items() if site not in job.fixed]
@@ -145,7 +145,11 @@ def training_notes(training: Training | None) -> tuple[str, ...]:
     gain = f"relative L2 of its outputs to dense {training.error_before:.3f} before, {training.error_after:.3f} after"
     if training.kind == "own loop":
         return (f"the network was then trained by a loop of the user's: {gain}",)
+    if training.epochs == 0:
+        return ("the network was not trained: its fitted factors meet the goal on accuracy",)
     labels = "with labels" if training.labels else "without labels"
     epochs = "1 epoch" if training.epochs == 1 else f"{training.epochs} epochs"
     data = f"{epochs} on {training.images} images {labels}"
+    if training.kept_epoch == 0:
+        return (f"the network was taught by the dense one, {data}, and scored no more for it: its fitted factors ship",)
     return (f"the network was then taught by the dense one, {data}: {gain}",)

@@ -100,6 +100,7 @@ def rebuild_command(job: Job) -> str:
     words += [word for flag, value in given.items() if value for word in (f"--{flag}", value)]
     words += [word for flag, values in several.items() for value in values for word in (f"--{flag}", value)]
     words += ["--allow-fallback"] if config.allow_fallback else []
+    words += ["--allow-unmeasured"] if config.allow_unmeasured else []
     return shlex.join(words)
 
 

@@ -1,5 +1,7 @@
 """``distil`` as a whole: what it gives back, what it leaves alone, and what it refuses."""
 
+import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -115,8 +117,8 @@ def test_the_weights_of_the_best_score_are_kept() -> None:
     student, teacher = networks()
     recipe = replace(FAST, epochs=3)
     told: list[Any] = []
-    best = distil(student, teacher, data(), recipe, evaluate=Scores(1, 5, 3), device="cpu", told=told.append)
-    last = distil(student, teacher, data(), replace(recipe, keep="last"), evaluate=Scores(1, 5, 3), device="cpu")
+    best = distil(student, teacher, data(), recipe, evaluate=Scores(0, 1, 5, 3), device="cpu", told=told.append)
+    last = distil(student, teacher, data(), replace(recipe, keep="last"), evaluate=Scores(9, 1, 5, 3), device="cpu")
     assert (best.kept_epoch, last.kept_epoch) == (2, 3)
     assert not same_weights(best.model, last.model)
     assert [one.score for one in told] == [1, 5, 3]
@@ -126,7 +128,36 @@ def test_the_weights_of_the_best_score_are_kept() -> None:
 def test_training_ends_where_the_score_is_reached() -> None:
     student, teacher = networks()
     recipe = replace(FAST, epochs=5, stop_at=4.0)
-    assert len(distil(student, teacher, data(), recipe, evaluate=Scores(1, 4, 9), device="cpu").epochs) == 2
+    assert len(distil(student, teacher, data(), recipe, evaluate=Scores(0, 1, 4, 9), device="cpu").epochs) == 2
+
+
+def test_a_student_that_scores_enough_is_not_trained() -> None:
+    student, teacher = networks()
+    recipe = replace(FAST, stop_at=4.0)
+    done = distil(student, teacher, data(), recipe, evaluate=Scores(4), device="cpu")
+    assert (done.epochs, done.kept_epoch) == ((), 0)
+    assert same_weights(done.model, student)
+
+
+def test_a_student_that_no_epoch_betters_is_given_back(tmp_path: Path) -> None:
+    """Also where it is read from a checkpoint: nothing is scored again."""
+    student, teacher = networks()
+    file = tmp_path / "run.pt"
+    done = distil(student, teacher, data(), FAST, evaluate=Scores(3, 1, 3), device="cpu", checkpoint=file)
+    assert (len(done.epochs), done.kept_epoch) == (2, 0)
+    assert same_weights(done.model, student)
+    again = distil(student, teacher, data(), FAST, evaluate=Scores(), device="cpu", checkpoint=file)
+    assert again.kept_epoch == 0
+
+
+def test_too_few_steps_for_a_schedule_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "kronexport"):
+        distil(*networks(), data(), FAST, device="cpu")
+    assert "6 steps in all, too few" in caplog.text
+    assert "give more epochs than 2, more images, or fewer images a step than 16" in caplog.text
+    caplog.clear()
+    distil(*networks(), data(), replace(FAST, epochs=7), device="cpu")
+    assert not caplog.text
 
 
 def test_progress_counts_steps_of_all_epochs() -> None:
@@ -171,6 +202,34 @@ def diverging() -> Recipe:
     return replace(FAST, learning_rate=1e30, ema=0.0)
 
 
+class InTraining(nn.Module):
+    """The student as it is in eval mode; in training ``change`` is made to what it gives."""
+
+    def __init__(self, change: Callable[[torch.Tensor], Any]) -> None:
+        super().__init__()
+        self.inner, self.change = networks()[0], change
+
+    def forward(self, x: torch.Tensor) -> Any:
+        given = self.inner(x)
+        return self.change(given) if self.training else given
+
+
+def raises(_given: torch.Tensor) -> Any:
+    raise RuntimeError("not enough memory")
+
+
+class NoGradient(torch.autograd.Function):
+    """A function whose backward pass raises."""
+
+    @staticmethod
+    def forward(_context: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(_context: Any, *_grad: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("not enough memory")
+
+
 class Raises(nn.Module):
     """A network that takes no images."""
 
@@ -183,7 +242,16 @@ class Raises(nn.Module):
     [
         ({"recipe": diverging()}, r"the loss is (nan|inf) in epoch 1 at step \d.*learning rate below 1e\+30"),
         ({"student": Raises()}, "no parameter of the student asks for gradients"),
-        ({"teacher": Raises()}, "the teacher's forward: raised ValueError: no such axis"),
+        ({"teacher": Raises()}, "the teacher's forward of 16 images: raised ValueError: no such axis"),
+        (
+            {"student": InTraining(raises)},
+            "student's forward of 16 images in training: raised RuntimeError: not enough",
+        ),
+        ({"student": InTraining(NoGradient.apply)}, "the backward pass of 16 images: raised RuntimeError: not enough"),
+        (
+            {"student": InTraining(lambda y: (y, y))},
+            r"the student gives \[\[16, 5\], \[16, 5\]\], the teacher \[\[16, 5\]\]",
+        ),
         ({"student": nn.Conv2d(3, 4, 3)}, r"the student gives \[\[16, 4, 22, 22\]\], the teacher \[\[16, 5\]\]"),
         ({"student": networks()[1], "recipe": replace(FAST, features=1.0)}, "the student has none"),
         ({"student": "text"}, "the student is a str"),

@@ -39,6 +39,13 @@ def test_images_are_taught_by_their_squared_error_in_units_of_the_variance() -> 
     torch.testing.assert_close(output_loss([IMAGE], [WANTED], None, Recipe()), expected)
 
 
+def test_one_number_an_image_is_taught_as_images_are() -> None:
+    """A softmax over one class is 1 whatever the output: its divergence would teach nothing."""
+    one, other = STUDENT[:, :1], TEACHER[:, :1]
+    expected = (one - other).square().mean() / other.var(correction=0)
+    torch.testing.assert_close(output_loss([one], [other], None, Recipe()), expected)
+
+
 @pytest.mark.parametrize("kind", ["kl", "mse", "l1"])
 def test_what_agrees_has_no_loss_and_what_differs_has_one(kind: Loss) -> None:
     recipe = Recipe(loss=kind)
@@ -53,6 +60,10 @@ def test_all_outputs_count() -> None:
 
 def test_outputs_that_cannot_be_compared_are_refused() -> None:
     check_outputs([STUDENT], [TEACHER], Recipe(cross_entropy=0.1))
+    with pytest.raises(UserInputError, match=r"loss='kl' compares classes .* the shape \[8, 1\]"):
+        check_outputs([STUDENT[:, :1]], [TEACHER[:, :1]], Recipe(loss="kl"))
+    with pytest.raises(UserInputError, match=r"two classes or more as the first output, got \[8, 1\]"):
+        check_outputs([STUDENT[:, :1]], [TEACHER[:, :1]], Recipe(cross_entropy=0.1))
     with pytest.raises(UserInputError, match=r"the student gives \[\[8, 10\]\], the teacher \[\[4, 3, 6, 6\]\]"):
         check_outputs([STUDENT], [WANTED], Recipe())
     with pytest.raises(UserInputError, match="the student gives no tensor"):

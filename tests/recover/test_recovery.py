@@ -200,7 +200,7 @@ def full_disk(path: Path, _data: bytes) -> int:
 def test_the_best_epoch_is_kept_without_a_score_to_end_at(folder: Path) -> None:
     """And is no network of a training without scores, which ends with the last."""
     recovery = replace(fast(), recipe=replace(FAST, epochs=3))
-    scores = [0.9, 0.2, 0.2]
+    scores = [0.1, 0.9, 0.2, 0.2]
     best, told = recovered(recovery, *networks(), progress=silent, evaluate=lambda _predict: scores.pop(0))
     last, _ = recovered(recovery, *networks(), progress=silent)
     assert (told.epochs, scores) == (3, [])
@@ -209,7 +209,7 @@ def test_the_best_epoch_is_kept_without_a_score_to_end_at(folder: Path) -> None:
 
 
 def test_training_ends_at_the_score_that_is_asked_for() -> None:
-    scores = [0.2, 0.9, 1.0]
+    scores = [0.1, 0.2, 0.9, 1.0]
     recovery = replace(fast(), recipe=replace(FAST, epochs=3))
     _, told = recovered(recovery, *networks(), progress=silent, evaluate=lambda _predict: scores.pop(0), stop_at=0.9)
     assert told.epochs == 2
