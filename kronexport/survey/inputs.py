@@ -25,6 +25,7 @@ _INPUT = re.compile(r"(?:(?P<name>[^=]+)=)?(?P<sizes>-?\d+(?:x-?\d+)*)")
 _IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 _ARRAY_KEY, _LABELS_KEY = "images", "labels"
 _MODES = {1: "L", 3: "RGB"}  # Pillow's name for that many channels
+_DEEP_MODES = {"I", "F"}  # 16 and 32 bits, and floats
 _RANK = 4
 
 
@@ -205,6 +206,11 @@ def _image(path: Path, input_spec: InputSpec) -> Images:
     _, channels, height, width = input_spec.shape
     try:
         with Image.open(path) as image:
+            if image.mode.partition(";")[0] in _DEEP_MODES:
+                raise UserInputError(
+                    f"{path}: has pixels of more than 8 bits (mode {image.mode}), which are clipped to 8; preprocess "
+                    f"such images as the model was trained, and give a .npy file"
+                )
             resized = image.convert(_MODES[channels]).resize((width, height), Image.Resampling.BILINEAR)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # all that Pillow's readers raise
         raise UserInputError(f"{path}: cannot be read as an image ({error}); remove or replace it") from error

@@ -160,6 +160,14 @@ def test_grey_input_reads_grey(folder: Path) -> None:
     np.testing.assert_allclose(loaded, np.full((1, 1, 4, 6), 0.2), rtol=1e-6)
 
 
+@pytest.mark.parametrize(("dtype", "mode"), [(np.uint16, "I;16"), (np.int32, "I"), (np.float32, "F")])
+def test_an_image_of_more_than_8_bits_is_refused(folder: Path, dtype: type, mode: str) -> None:
+    """Pillow clips its pixels: nearly all would be white, or black."""
+    (folder / "set").mkdir(exist_ok=True)
+    Image.fromarray(np.full((4, 6), 1000, dtype)).save(folder / "set" / "deep.tiff")
+    assert f"deep.tiff: has pixels of more than 8 bits (mode {mode})" in refusal("set")
+
+
 def test_broken_image_is_named(folder: Path) -> None:
     save_image(folder / "set" / "a.png", np.zeros((4, 6, 3)))
     (folder / "set" / "b.jpg").write_bytes(b"no image")
