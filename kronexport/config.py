@@ -6,10 +6,10 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import tomli_w
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kronexport.errors import UserInputError
 from kronexport.farm.address import checked_address
@@ -73,7 +73,7 @@ def _checked_recipe(values: dict[str, Any]) -> dict[str, Any]:
     """Fields of a Recipe, but for those that other options set.
 
     Raises:
-        UserInputError: a field is unknown, or its value is wrong.
+        UserInputError: a field is unknown.
     """
     known = [field.name for field in fields(Recipe) if field.name not in _OF_OTHER_OPTIONS]
     for name in values:
@@ -81,7 +81,6 @@ def _checked_recipe(values: dict[str, Any]) -> dict[str, Any]:
             raise UserInputError(f"recipe: {name}: {_OF_OTHER_OPTIONS[name]}")
         if name not in known:
             raise UserInputError(f"recipe: {name}: no such field{_nearest(name, known)}")
-    Recipe(**values)
     return values
 
 
@@ -135,8 +134,15 @@ class BuildConfig(BaseModel):
     farm: FarmAddress | None = Field(None, description="boards that the targets are, tcp://scheduler:8786")
     allow_unmeasured: bool = Field(default=False, description="exit 0 where a goal cannot be measured")
     allow_fallback: bool = Field(default=False, description="let nodes be that run in another precision than asked")
+    resume: bool = Field(default=False, description="go on with the plan and the training of an earlier run")
     out: Path = Field(Path("kronexport-out"), description="output folder")
     measure: MeasureConfig = MeasureConfig()
+
+    @model_validator(mode="after")
+    def _check_recipe(self) -> Self:
+        """Refuse a wrong value of the recipe before any work; fields of it depend on each other and on the epochs."""
+        Recipe(**self.recipe | ({} if self.epochs is None else {"epochs": self.epochs}))
+        return self
 
     @property
     def batches(self) -> BatchRange | None:
@@ -177,9 +183,9 @@ def load_config(file: Path | None, flags: Mapping[str, Any], overrides: Sequence
 def config_toml(config: BuildConfig) -> str:
     """The resolved configuration as TOML that ``--config`` reads back from any folder: its paths are absolute.
 
-    Keys without a value are left out.
+    Keys without a value are left out, and so is ``resume``: whoever builds again wants it anew.
     """
-    data = _from_folder(config.model_dump(mode="json", exclude_none=True), Path.cwd())
+    data = _from_folder(config.model_dump(mode="json", exclude_none=True, exclude={"resume"}), Path.cwd())
     return tomli_w.dumps({key.replace("_", "-"): value for key, value in data.items()})
 
 
@@ -198,9 +204,10 @@ def _from_folder(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     resolved = dict(data)
     for key in data.keys() & {*_FILES, *_FUNCTIONS}:
         source, colon, function = str(data[key]).rpartition(":")
-        if key in _FUNCTIONS and source.endswith(".py"):
+        is_function = key in _FUNCTIONS and bool(colon)
+        if is_function and source.endswith(".py"):
             resolved[key] = f"{folder / Path(source).expanduser()}:{function}"
-        elif not colon and isinstance(data[key], str) and (key in _FILES or data[key].endswith(".pt2")):
+        elif isinstance(data[key], str) and (key in _FILES or data[key].endswith(".pt2")) and not is_function:
             resolved[key] = str(folder / Path(data[key]).expanduser())
     return resolved
 

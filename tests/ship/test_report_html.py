@@ -86,7 +86,7 @@ def test_page_holds_the_figures_of_the_report() -> None:
         "clocks.governor unknown",
         "closed loop",
         "factors are fitted to the weights alone",
-        "kronexport build --config config.toml",
+        "kronexport build --config OUT/config.toml",
         "python x86-onnxruntime/run.py check",
     ):
         assert figure in text, figure
