@@ -23,10 +23,10 @@ from kronexport.files import TEMP_PREFIX, write_bytes_aside
 
 log = logging.getLogger("kronexport")
 
-Kind = Literal["scan", "candidates", "recover"]
+Kind = Literal["scan", "candidates", "plan", "recover"]
 """A subfolder with a file a result."""
 
-_SUFFIXES: dict[Kind, str] = {"scan": ".npz", "candidates": ".json", "recover": ".pt"}
+_SUFFIXES: dict[Kind, str] = {"scan": ".npz", "candidates": ".json", "plan": ".json", "recover": ".pt"}
 
 _DIGEST_BYTES = 20
 _STORE_FOLDER, _STORE_FILE = "measure", "times.sqlite"

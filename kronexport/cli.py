@@ -38,6 +38,8 @@ app.add_typer(farm_app, name="farm")
 _STOPPED = {130: "interrupted", 143: "terminated"}
 """Exit codes of Ctrl-C and of SIGTERM, which ``timeout`` and systems send: both clean up."""
 
+_AFTER_A_STOP = "nothing half-written was left; run the same command again, a build with --resume"
+
 
 def _show_version(asked: bool) -> None:  # noqa: FBT001  how typer calls it
     if asked:
@@ -91,6 +93,9 @@ def build(
     allow_fallback: Annotated[
         bool, typer.Option(help="Accept nodes that the runtime computes in another precision; the report names them.")
     ] = False,
+    resume: Annotated[
+        bool, typer.Option(help="Go on with the plan and the training of an earlier run of the same command.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option(help="Survey and plan only; no output is written.")] = False,
     as_json: options.Json = False,
 ) -> None:
@@ -121,6 +126,7 @@ def build(
         "out": out,
         "allow_unmeasured": allow_unmeasured or None,
         "allow_fallback": allow_fallback or None,
+        "resume": resume or None,
     }
     resolved = _resolved(config, flags, set_)
     from kronexport import pipeline, terminal, terminal_progress  # noqa: PLC0415  loads torch
@@ -301,7 +307,7 @@ def run(arguments: list[str]) -> int:
     except SystemExit as stop:  # how typer ends: 0, 2 for a wrong command line, 130 for Ctrl-C
         code = stop.code if isinstance(stop.code, int) else 0
         if code in _STOPPED:
-            return _fail(f"{_STOPPED[code]}; nothing half-written was left, run the same command again", code)
+            return _fail(f"{_STOPPED[code]}; {_AFTER_A_STOP}", code)
         return code
     return 0
 

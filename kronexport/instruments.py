@@ -11,8 +11,9 @@ from kronexport.machines.here import HERE
 from kronexport.measure.costs import FormTimes, measure_forms, measured_costs
 from kronexport.measure.micro import Trial, micro_key
 from kronexport.measure.setting import Setting, Timing
-from kronexport.measure.store import MeasurementStore
+from kronexport.measure.store import MeasurementStore, conditions_of
 from kronexport.plan.cost_model import CostModel, fitted_model
+from kronexport.plan.kept import KeptPlans
 from kronexport.plan.measured import Clock
 from kronexport.plan.planner import Instruments, InstrumentsOf
 from kronexport.plan.rehearsal import REHEARSAL, Rehearsal
@@ -54,7 +55,10 @@ def _instruments(
     setting = Setting(profile.backend, threads_of(config, profile), project.input, machine=machine)
     rehearsal = Rehearsal(project.module, profile.opset, setting, timing, progress, config.precision)
     model = cost_model_of(config, project.survey, profile, machine)
-    return Instruments(model, clock_of(config, profile, progress, machine=machine), rehearsal)
+    threads, budget = threads_of(config, profile), config.time_budget
+    where = conditions_of(profile.backend, threads, config.precision, race_timing(config), machine=machine)
+    kept = KeptPlans(repr((where.description, timing, budget)), config.resume)
+    return Instruments(model, clock_of(config, profile, progress, machine=machine), rehearsal, kept)
 
 
 def clock_of(

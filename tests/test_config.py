@@ -164,6 +164,24 @@ def test_relative_paths_are_written_absolute(monkeypatch: pytest.MonkeyPatch, tm
     assert back.out == tmp_path / "out"
 
 
+def test_a_colon_in_the_name_of_a_file_is_no_function(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    back = _read_back(load_config(None, {"model": "m", "weights": "10:30/net.pt", "out": "at 10:30"}, []))
+    assert (back.weights, back.out) == (tmp_path / "10:30" / "net.pt", tmp_path / "at 10:30")
+
+
+def test_a_recipe_is_checked_with_the_epochs_that_it_is_for() -> None:
+    recipe = {"block_epochs": 12}
+    assert load_config(None, {"model": "m", "recover": "images", "epochs": 20}, ["recipe.block_epochs=12"]).epochs == 20
+    with pytest.raises(UserInputError, match=r"block_epochs: got 12, expected at most epochs, which is 10"):
+        load_config(None, {"model": "m", "recover": "images", "recipe": recipe}, [])
+
+
+def test_whoever_builds_again_plans_again() -> None:
+    """``--resume`` is of one run."""
+    assert not _read_back(load_config(None, {"model": "m", "resume": True}, [])).resume
+
+
 def _read_back(config: BuildConfig) -> BuildConfig:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "config.toml")

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from kronexport.plan.goals import parse_goal
+from kronexport.plan.kept import NOTE
+from kronexport.plan.planner import Planner
 from kronexport.records import TargetReport
 from kronexport.recover import distil
 from kronexport.recover.checkpoint import Saved, write_checkpoint
@@ -62,18 +64,45 @@ def report(folder: Path) -> TargetReport:
     return read_report_json(folder / "out" / "report.json").targets[TARGET]
 
 
-def test_a_build_that_was_interrupted_goes_on_ships_and_tells(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopped after the first of three epochs, it trains the other two; the network that ships is the trained one."""
-    data = ("--recover", folder / "train.npz", "--epochs", "3", "--set", "recipe.batch=16")
-    written: list[int] = []
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The epochs that checkpoints are written after; at the first the build is stopped."""
+    epochs: list[int] = []
 
     def stopping(path: Path, run: dict[str, str], saved: Saved) -> None:
         write_checkpoint(path, run, saved)
-        written.append(len(saved.figures))
-        if len(written) == 1:
+        epochs.append(len(saved.figures))
+        if len(epochs) == 1:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(distil, "write_checkpoint", stopping)
+    return epochs
+
+
+def test_with_resume_a_build_goes_on_with_the_plan_that_it_had(
+    folder: Path, written: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is planned by times, which may come out otherwise when they are taken again."""
+    words = ["build", f"{folder / 'net.py'}:net", "--input", "x".join(map(str, SHAPE)), "--out", folder / "out"]
+    words += ["--target", "cpu", "--goal", "macs<=0.5", "--recover", folder / "train.npz", "--epochs", "3"]
+    words += ["--set", "recipe.batch=16", *SHORT]
+    stopped = command(*words)
+    assert stopped.code == 130
+    assert "run the same command again, a build with --resume" in stopped.err
+
+    def planned_again(*_: object) -> None:
+        raise AssertionError("planned again")
+
+    monkeypatch.setattr(Planner, "_plan_by_goals", planned_again)
+    ended = command(*words, "--resume")
+    assert ended.code == 0, ended.err
+    assert written == [1, 2, 3]
+    assert NOTE in read_report_json(folder / "out" / "report.json").targets["x86-onnxruntime"].notes
+
+
+def test_a_build_that_was_interrupted_goes_on_ships_and_tells(folder: Path, written: list[int]) -> None:
+    """Stopped after the first of three epochs, it trains the other two; the network that ships is the trained one."""
+    data = ("--recover", folder / "train.npz", "--epochs", "3", "--set", "recipe.batch=16")
     assert build(folder, *data).code == 130
     assert not (folder / "out" / "report.json").exists()
     ended = build(folder, *data)

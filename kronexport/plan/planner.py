@@ -17,11 +17,12 @@ from kronexport.plan.float_steps import with_float_steps
 from kronexport.plan.goals import DEFAULT_GOALS, Goal, budget, for_floats, parse_goal
 from kronexport.plan.guard import guarded_plan
 from kronexport.plan.in_context import PlanAt, goals_met, tuned_plan
+from kronexport.plan.kept import KeptPlans
 from kronexport.plan.measured import Clock, Menu, form_by_clock, measured_plan, with_times
 from kronexport.plan.pareto import pareto_front
 from kronexport.plan.reasons import with_reasons
 from kronexport.plan.rehearsal import Rehearsal
-from kronexport.records import FLOAT_BYTES, ParetoPoint, Plan, Precision, ProgressCallback, Structure, Survey
+from kronexport.records import FLOAT_BYTES, ParetoPoint, Plan, Precision, ProgressCallback, Site, Structure, Survey
 
 log = logging.getLogger("kronexport")
 
@@ -34,11 +35,13 @@ class Instruments:
         model: says which forms to time.
         clock: times forms.
         rehearsal: times whole networks.
+        kept: has the plans that were made with these.
     """
 
     model: CostModel
     clock: Clock
     rehearsal: Rehearsal
+    kept: KeptPlans
 
 
 InstrumentsOf = Callable[[TargetProfile, ProgressCallback], Instruments | None]
@@ -98,6 +101,20 @@ class Planner:
             plan = self._plan_at(profile, goals, [], instruments)(GOALS_ALONE)
             plan = replace(plan, basis="measured") if instruments and self.fixed else plan
             return self.with_float_steps(plan, instruments)
+        make = partial(self._plan_by_goals, profile, goals, progress, error, instruments)
+        if instruments is None:
+            return make()
+        return instruments.kept.plan_of(self._question(profile, goals, error), make)
+
+    def _plan_by_goals(
+        self,
+        profile: TargetProfile,
+        goals: Sequence[Goal],
+        progress: ProgressCallback,
+        error: float | None,
+        instruments: Instruments | None,
+    ) -> Plan:
+        """As ``plan``, where there are goals and no plan is given."""
         model = instruments.model if instruments else roofline_model(profile)
         menus = self._menus(model, progress)
         plan_at = self._plan_at(profile, goals, menus, instruments)
@@ -112,6 +129,14 @@ class Planner:
         plan = self.with_float_steps(with_reasons(with_times(plan, menus), menus), instruments)
         of_machine = instruments.rehearsal.setting.machine.notes if instruments else ()
         return replace(plan, notes=(model.note, *plan.notes, *of_machine), pareto=self._front(plan, menus))
+
+    def _question(self, profile: TargetProfile, goals: Sequence[Goal], error: float | None) -> bytes:
+        """All that a plan by goals depends on, but for what is timed."""
+        asked = repr((self.survey, dict(self.fixed), profile, goals, self.precision, error))
+        return b"".join((asked.encode(), *(self.scan.key(site.name) for site in self._free_sites())))
+
+    def _free_sites(self) -> list[Site]:
+        return [site for site in self.survey.sites if site.name not in self.fixed]
 
     def _plan_at(
         self, profile: TargetProfile, goals: Sequence[Goal], menus: Sequence[Menu], instruments: Instruments | None
@@ -152,7 +177,7 @@ class Planner:
 
     def _menus(self, model: CostModel, progress: ProgressCallback) -> list[Menu]:
         """What the sites without factors could become."""
-        sites = [site for site in self.survey.sites if site.name not in self.fixed]
+        sites = self._free_sites()
         candidates = all_candidates(sites, self.scan, model, progress)
         return [Menu(site, tuple(options), model.seconds) for site, options in zip(sites, candidates, strict=True)]
 
@@ -173,8 +198,7 @@ class Planner:
             met, before = goals_met(one, goals, rehearsal), goals_met(plan, goals, rehearsal)
             return all(now or not then for now, then in zip(met, before, strict=True))
 
-        sites = [site for site in self.survey.sites if site.name not in self.fixed]
-        guarded = partial(guarded_plan, plan, sites, allowed, meets, rehearsal)
+        guarded = partial(guarded_plan, plan, self._free_sites(), allowed, meets, rehearsal)
         return _if_timed(guarded, plan, "layers that may not pay are kept")
 
 
