@@ -1,16 +1,26 @@
 """Sites whose factors are given: only their lowering is chosen, and the others are planned around them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from kronexport.backends.profile import TargetProfile
 from kronexport.lower.forms import Form, generate_forms
 from kronexport.plan.choose import dense_plan
 from kronexport.plan.cost_model import Seconds
 from kronexport.plan.goals import Goal
-from kronexport.records import FLOAT_BYTES, Plan, Site, SitePlan, Structure, Survey
+from kronexport.records import FLOAT_BYTES, Basis, Plan, Site, SitePlan, Structure, Survey
 
-FormOf = Callable[[Site, Structure], Form]
+
+@dataclass(frozen=True, slots=True)
+class ChosenForm:
+    """A form, and the seconds of the layer in it and left dense: None where they were not measured."""
+
+    form: Form
+    seconds: float | None = None
+    dense_seconds: float | None = None
+
+
+FormOf = Callable[[Site, Structure], ChosenForm]
 """The fastest form of a site at a structure; ``dense`` is one of them."""
 
 
@@ -43,12 +53,15 @@ def plan_around(
         return make(survey, goals)
     kept = {site.name: keep(site, fixed[site.name], form_of) for site in survey.sites if site.name in fixed}
     rest = _rest(survey, kept)
+    bases: set[Basis] = {"roofline" if choice.seconds is None else "measured" for choice in kept.values()}
     if goals and rest.sites:
         others = make(rest, [_absolute(goal, survey) for goal in goals])
+        bases.add(others.basis)
     else:
         others = dense_plan(rest, profile, "no goal asks for more than the factors that the model came with")
     choices = kept | {choice.site: choice for choice in others.sites}
-    return replace(others, sites=tuple(choices[site.name] for site in survey.sites))
+    basis = bases.pop() if len(bases) == 1 else "mixed"
+    return replace(others, sites=tuple(choices[site.name] for site in survey.sites), basis=basis)
 
 
 def keep(site: Site, structure: Structure, form_of: FormOf) -> SitePlan:
@@ -56,16 +69,26 @@ def keep(site: Site, structure: Structure, form_of: FormOf) -> SitePlan:
     return planned(site, form_of(site, structure), 0.0)
 
 
-def form_by_estimate(seconds: Seconds, site: Site, structure: Structure) -> Form:
+def form_by_estimate(seconds: Seconds, site: Site, structure: Structure) -> ChosenForm:
     """The form of least time by the cost model."""
     forms = generate_forms(structure, site.geometry, site.input_size)
-    return min(forms, key=lambda form: seconds(form, site.batch))
+    return ChosenForm(min(forms, key=lambda form: seconds(form, site.batch)))
 
 
-def planned(site: Site, form: Form, rel_error: float | None) -> SitePlan:
+def planned(site: Site, chosen: ChosenForm, rel_error: float | None) -> SitePlan:
     """The site factorized as the form says."""
+    form = chosen.form
     params = form.structure.params + (site.out_channels if site.has_bias else 0)
-    return SitePlan(site.name, form.structure, form.name, params, form.macs * site.batch, rel_error)
+    return SitePlan(
+        site.name,
+        form.structure,
+        form.name,
+        params,
+        form.macs * site.batch,
+        rel_error,
+        dense_seconds=chosen.dense_seconds,
+        seconds=chosen.seconds,
+    )
 
 
 def _rest(survey: Survey, kept: Mapping[str, SitePlan]) -> Survey:

@@ -6,9 +6,9 @@ from kronexport.backends.profile import load_target
 from kronexport.errors import UserInputError, named
 from kronexport.factorize.decompose import METHODS, check_method
 from kronexport.factorize.network import check_group
-from kronexport.lower.forms import DENSE, Form, generate_forms
+from kronexport.lower.forms import DENSE, generate_forms
 from kronexport.plan.choose import left_dense
-from kronexport.plan.fixed import FormOf, keep, planned
+from kronexport.plan.fixed import ChosenForm, FormOf, keep, planned
 from kronexport.plan.plan_file import STAYS_DENSE, PlanFile, SiteTable
 from kronexport.records import Plan, Site, SitePlan, Structure, Survey
 from kronexport.survey.imports import suggestion
@@ -91,7 +91,7 @@ def _check_structure(site: Site, structure: Structure) -> None:
     check_group(structure, site.geometry.group, "factors")
 
 
-def _form(site: Site, structure: Structure, lowering: str | None, form_of: FormOf) -> Form:
+def _form(site: Site, structure: Structure, lowering: str | None, form_of: FormOf) -> ChosenForm:
     if lowering is None:
         return form_of(site, structure)
     forms = {form.name: form for form in generate_forms(structure, site.geometry, site.input_size)}
@@ -99,4 +99,4 @@ def _form(site: Site, structure: Structure, lowering: str | None, form_of: FormO
         raise UserInputError(
             f"lowering: got {lowering!r}, expected one of {', '.join(forms)}; or leave it out, and it is chosen"
         )
-    return forms[lowering]
+    return ChosenForm(forms[lowering])

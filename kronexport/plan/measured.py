@@ -24,7 +24,7 @@ from kronexport.measure.micro import Trial
 from kronexport.plan.candidates import Candidate
 from kronexport.plan.choose import GOALS_ALONE, Steering, choose, plan_of
 from kronexport.plan.cost_model import Seconds
-from kronexport.plan.fixed import form_by_estimate
+from kronexport.plan.fixed import ChosenForm, form_by_estimate
 from kronexport.plan.goals import Goal
 from kronexport.records import Plan, Site, SitePlan, Structure, Survey
 
@@ -140,14 +140,17 @@ def worth_timing(structure: Structure, site: Site, seconds: Seconds) -> list[For
     return [form for form in ranked if seconds(form, site.batch) <= FAR * seconds(ranked[0], site.batch)]
 
 
-def form_by_clock(clock: Clock, seconds_of: Seconds, site: Site, structure: Structure) -> Form:
+def form_by_clock(clock: Clock, seconds_of: Seconds, site: Site, structure: Structure) -> ChosenForm:
     """The form of least measured time; of least estimate where none could be timed."""
     dense, *_ = generate_forms(structure, site.geometry, site.input_size)
     forms = [dense, *worth_timing(structure, site, seconds_of)]
     found = clock([Trial.of(site, form) for form in forms])
     _warn_of(found)
     seconds = {trial.form: taken for trial, taken in found.seconds.items()}
-    return min(seconds, key=lambda form: seconds[form]) if seconds else form_by_estimate(seconds_of, site, structure)
+    if not seconds:
+        return form_by_estimate(seconds_of, site, structure)
+    fastest = min(seconds, key=lambda form: seconds[form])
+    return ChosenForm(fastest, seconds[fastest], seconds.get(dense))
 
 
 def _cut_short(

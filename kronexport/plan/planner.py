@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from kronexport.backends.profile import TargetProfile
@@ -71,6 +71,7 @@ class Planner:
     given: Plan | None
     instruments_of: InstrumentsOf
     precision: Precision = "fp32"
+    _dense: dict[str, Plan] = field(default_factory=dict, init=False)
 
     def goals_of(self, profile: TargetProfile) -> tuple[Goal, ...]:
         """The goals that the target is judged by: the default ones only where all is left to the planner."""
@@ -99,7 +100,6 @@ class Planner:
         goals = self.goals_of(profile)
         if not goals:
             plan = self._plan_at(profile, goals, [], instruments)(GOALS_ALONE)
-            plan = replace(plan, basis="measured") if instruments and self.fixed else plan
             return self.with_float_steps(plan, instruments)
         make = partial(self._plan_by_goals, profile, goals, progress, error, instruments)
         if instruments is None:
@@ -118,6 +118,8 @@ class Planner:
         model = instruments.model if instruments else roofline_model(profile)
         menus = self._menus(model, progress)
         plan_at = self._plan_at(profile, goals, menus, instruments)
+        if instruments:
+            instruments.rehearsal.dense = self.dense(profile, progress)
         if error is not None:
             plan = plan_at(Steering(error=error))
         elif instruments is None:
@@ -126,7 +128,7 @@ class Planner:
             plan = tuned_plan(plan_at, goals, instruments.rehearsal)
         if instruments:
             plan = self._guarded(plan, goals, instruments.rehearsal)
-        plan = self.with_float_steps(with_reasons(with_times(plan, menus), menus), instruments)
+        plan = self._with_allowed_float_steps(with_reasons(with_times(plan, menus), menus), goals, instruments)
         of_machine = instruments.rehearsal.setting.machine.notes if instruments else ()
         return replace(plan, notes=(model.note, *plan.notes, *of_machine), pareto=self._front(plan, menus))
 
@@ -157,8 +159,11 @@ class Planner:
         return plan_at
 
     def dense(self, profile: TargetProfile, progress: ProgressCallback) -> Plan:
-        """The plan that changes nothing but the precision."""
-        return self.with_float_steps(dense_plan(self.survey, profile), self.instruments_of(profile, progress))
+        """The plan that changes nothing but the precision; the same each time."""
+        if profile.name not in self._dense:
+            instruments = self.instruments_of(profile, progress)
+            self._dense[profile.name] = self.with_float_steps(dense_plan(self.survey, profile), instruments)
+        return self._dense[profile.name]
 
     def with_float_steps(self, plan: Plan, instruments: Instruments | None) -> Plan:
         """In int8, ``plan`` with the Convs in float that are faster so; where nothing is timed all are quantized."""
@@ -166,6 +171,19 @@ class Planner:
             return plan
         sites, clock, rehearsal = self.survey.sites, instruments.clock, instruments.rehearsal
         return _if_timed(partial(with_float_steps, plan, sites, clock, rehearsal), plan, "all Convs are in int8")
+
+    def _with_allowed_float_steps(self, plan: Plan, goals: Sequence[Goal], instruments: Instruments | None) -> Plan:
+        """As ``with_float_steps``, if all goals that were met still are: a weight in float takes more bytes."""
+        better = self.with_float_steps(plan, instruments)
+        heavier = [goal for goal in goals if goal.name in ("size", "memory")]
+        if instruments is None or better == plan or not heavier:
+            return better
+        met, before = (goals_met(one, heavier, instruments.rehearsal) for one in (better, plan))
+        if all(now or not then for now, then in zip(met, before, strict=True)):
+            return better
+        return replace(
+            plan, notes=(*plan.notes, "all Convs are in int8: in float some are faster, and too large for the goals")
+        )
 
     def drop_alone(self, profile: TargetProfile) -> float | None:
         """The drop in accuracy that is allowed, where nothing else is asked for: accuracy.py finds the plan."""

@@ -58,6 +58,7 @@ class Rehearsal:
         timing: how long each network is timed.
         progress: told ("rehearse", done, total).
         precision: of the networks.
+        dense: the plan of the dense network, which says what of it stays in float in int8; None: nothing.
     """
 
     module: nn.Module
@@ -66,6 +67,7 @@ class Rehearsal:
     timing: Timing
     progress: ProgressCallback
     precision: Precision = "fp32"
+    dense: Plan | None = None
     _exported: dict[tuple[tuple[str, Structure], ...], ir.Model] = field(default_factory=dict, init=False)
     _memory: dict[str, int | None] = field(default_factory=dict, init=False)
 
@@ -76,7 +78,7 @@ class Rehearsal:
             KronexportError: as ``bench_models``.
         """
         with tempfile.TemporaryDirectory(prefix="kronexport-rehearsal-") as folder:
-            paths = {_DENSE: self.written(None, Path(folder)), _PLANNED: self.written(plan, Path(folder))}
+            paths = {_DENSE: self.written(self.dense, Path(folder)), _PLANNED: self.written(plan, Path(folder))}
             timed = self._timed(paths)
             peaks: dict[str, int | None] = {_DENSE: None, _PLANNED: None}
             if memory:

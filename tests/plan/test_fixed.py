@@ -13,10 +13,10 @@ from kronexport.factorize.scan import ErrorScan
 from kronexport.lower.forms import generate_forms
 from kronexport.plan.choose import dense_plan, make_plan
 from kronexport.plan.cost_model import roofline_model
-from kronexport.plan.fixed import form_by_estimate, keep, plan_around
+from kronexport.plan.fixed import ChosenForm, form_by_estimate, keep, plan_around
 from kronexport.plan.goals import Goal, parse_goal
 from kronexport.plan.roofline import form_seconds
-from kronexport.records import Plan, Survey, silent
+from kronexport.records import Plan, Site, Structure, Survey, silent
 from tests.plan.samples import site, surveyed
 
 FIRST, SECOND = site("first", 64, 64), site("second", 64, 48)
@@ -79,6 +79,29 @@ def test_a_goal_out_of_reach_says_the_least_of_the_whole_network(profile: Target
         plan(profile, "params<=0.05")
     least = int(str(caught.value).partition("allow is ")[2].partition(" ")[0])
     assert least > 1000 + LEAN.params
+
+
+@pytest.mark.parametrize(("seconds", "basis"), [(1e-3, "measured"), (None, "roofline")])
+def test_a_plan_rests_on_what_the_forms_of_fixed_sites_were_chosen_by(
+    profile: TargetProfile, seconds: float | None, basis: str
+) -> None:
+    """And on both where the other sites are planned otherwise; the seconds are for the report."""
+
+    def form_of(site: Site, structure: Structure) -> ChosenForm:
+        form = form_by_estimate(roofline_model(profile).seconds, site, structure).form
+        return ChosenForm(form, seconds, seconds and 2 * seconds)
+
+    def make(survey: Survey, _goals: Sequence[Goal]) -> Plan:
+        return dense_plan(survey, profile)
+
+    around = partial(plan_around, SURVEY, {"first": LEAN}, profile=profile, make=make, form_of=form_of)
+    alone, beside = around([]), around([parse_goal("params<=0.9")])
+    assert (alone.basis, alone.sites[0].seconds, alone.sites[0].dense_seconds) == (
+        basis,
+        seconds,
+        seconds and 2 * seconds,
+    )
+    assert beside.basis == ("mixed" if seconds else "roofline")
 
 
 def test_a_network_whose_sites_are_all_fixed_is_judged_later(profile: TargetProfile) -> None:

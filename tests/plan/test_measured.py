@@ -230,7 +230,11 @@ def test_factors_that_are_given_run_in_their_fastest_form() -> None:
         return Clock(lambda trial: 1e-4 if trial.form.name == name else 1e-3)
 
     for name in (DENSE, *(form.name for form in worth_timing(structure, SITES[0], SECONDS))):
-        assert form_by_clock(slow_but(name), SECONDS, SITES[0], structure).name == name
+        found = form_by_clock(slow_but(name), SECONDS, SITES[0], structure)
+        assert found.form.name == name
+        assert found.seconds is not None
+        assert found.dense_seconds is not None
+        assert found.seconds <= found.dense_seconds
     chosen = form_by_clock(Clock(lambda _trial: None), SECONDS, SITES[0], structure)
     assert chosen == form_by_estimate(SECONDS, SITES[0], structure)
 

@@ -1,11 +1,16 @@
 """Whose word counts for a target: the user's plan, goals, or the default goal."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
 from kronexport.backends.profile import load_target
 from kronexport.factorize.gkpd import gkpd_structure
 from kronexport.factorize.scan import ErrorScan
+from kronexport.plan import planner as module
 from kronexport.plan.choose import dense_plan
 from kronexport.plan.goals import parse_goal
 from kronexport.plan.planner import Planner
@@ -69,3 +74,19 @@ def test_a_goal_in_bytes_counts_weights_as_wide_as_they_ship(
 
     assert planned(precision, half * bytes_each).sites == planned("fp32", half * 4).sites
     assert planned("fp32", half * 4).structures
+
+
+@pytest.mark.parametrize(("goal", "is_kept"), [("size<=0.5", False), ("latency<=0.5", True)])
+def test_a_conv_in_float_must_not_break_a_goal_on_size(
+    monkeypatch: pytest.MonkeyPatch, goal: str, *, is_kept: bool
+) -> None:
+    """It is faster, and its weights take more bytes."""
+    plan = dense_plan(SURVEY, CPU)
+    in_float = replace(plan, sites=tuple(replace(choice, float_steps=(0,)) for choice in plan.sites))
+    monkeypatch.setattr(module, "with_float_steps", lambda *_: in_float)
+    monkeypatch.setattr(module, "goals_met", lambda one, goals, _rehearsal: [not one.float_steps for _ in goals])
+    whole: Any = SimpleNamespace(clock=None, rehearsal=None)
+    held = replace(planner(goal), precision="int8")
+    found = held._with_allowed_float_steps(plan, [parse_goal(goal)], whole)
+    assert (found == in_float) is is_kept
+    assert any("too large for the goals" in note for note in found.notes) is not is_kept

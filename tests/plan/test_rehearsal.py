@@ -38,6 +38,18 @@ def test_both_networks_are_timed(rehearser: Rehearsal) -> None:
     assert rehearser.against_dense(plan("grouped-2-1"), memory=False).planned.peak_memory_bytes is None
 
 
+def test_in_int8_plans_meet_the_dense_network_as_it_will_be(rehearser: Rehearsal) -> None:
+    """With its own Convs in float, whose weights take four bytes."""
+    rehearser.precision = "int8"
+    planned = plan("grouped-2-1")
+    before = rehearser.against_dense(planned, memory=False)
+    sites = [SitePlan(name, None, DENSE, 2320, 2304 * 576, 0.0, float_steps=(0,)) for name in ("0", "2")]
+    rehearser.dense = Plan("cpu", tuple(sites), "measured")
+    after = rehearser.against_dense(planned, memory=False)
+    assert after.dense.bytes > before.dense.bytes + 2 * 2304 * 2
+    assert after.planned.bytes == before.planned.bytes
+
+
 @pytest.mark.parametrize("most", [rehearsal.LOADED_BYTES, 1])
 def test_every_plan_is_compared_with_the_first(
     rehearser: Rehearsal, most: int, monkeypatch: pytest.MonkeyPatch
