@@ -204,11 +204,12 @@ def _from_folder(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     resolved = dict(data)
     for key in data.keys() & {*_FILES, *_FUNCTIONS}:
         source, colon, function = str(data[key]).rpartition(":")
-        is_function = key in _FUNCTIONS and bool(colon)
+        path = folder / Path(str(data[key])).expanduser()
+        is_function = key in _FUNCTIONS and bool(colon) and not path.exists()
         if is_function and source.endswith(".py"):
             resolved[key] = f"{folder / Path(source).expanduser()}:{function}"
         elif isinstance(data[key], str) and (key in _FILES or data[key].endswith(".pt2")) and not is_function:
-            resolved[key] = str(folder / Path(data[key]).expanduser())
+            resolved[key] = str(path)
     return resolved
 
 

@@ -166,8 +166,11 @@ def test_relative_paths_are_written_absolute(monkeypatch: pytest.MonkeyPatch, tm
 
 def test_a_colon_in_the_name_of_a_file_is_no_function(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    back = _read_back(load_config(None, {"model": "m", "weights": "10:30/net.pt", "out": "at 10:30"}, []))
+    (tmp_path / "images 10:30").mkdir()
+    given_: dict[str, Any] = {"model": "m", "weights": "10:30/net.pt", "recover": "images 10:30", "out": "at 10:30"}
+    back = _read_back(load_config(None, given_, []))
     assert (back.weights, back.out) == (tmp_path / "10:30" / "net.pt", tmp_path / "at 10:30")
+    assert back.recover == str(tmp_path / "images 10:30")
 
 
 def test_a_recipe_is_checked_with_the_epochs_that_it_is_for() -> None:

@@ -4,7 +4,6 @@ minimize   sum of cubed relative weight errors (docs/decisions/0004)
 subject to sums of params, MACs, stored weights and estimated seconds within what the goals allow, one candidate a site
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -93,8 +92,8 @@ def choose(
     Raises:
         GoalError: no choice meets the goals on params, MACs and size; the message says the least that is reachable.
     """
-    least = {name: _least(survey, candidates, name) for name in ("params", "macs", "weights")}
-    check_reachable(goals, survey, least)
+    least = {name: _least(survey, candidates, name) for name in ("params", "macs")}
+    check_reachable(goals, survey, least | {"weights": int(_sum_of_least(candidates, "weights"))})
     limits = _limits(survey, goals, candidates, steering)
     paying = [[candidate for candidate in options if candidate.pays] for options in candidates]
     if steering.error is not None:
@@ -103,9 +102,10 @@ def choose(
         with suppress(GoalError):
             best = solve(options, limits)
             return _fastest_near(options, limits, best, slack) if slack else best
-    # what steers is no goal: whether one on latency or memory is met, the network says (in_context.py)
+    # what steers is no goal: whether one on latency, memory or size is met, the network says (in_context.py)
     firm = _goal_limits(survey, goals, candidates, steering)
-    firm.pop("seconds", None)
+    for name in ("seconds", *steering.shares):
+        firm.pop(name, None)
     steered = [name for name in ("seconds", *steering.shares) if name in limits]
     try:
         return solve(candidates, firm, minimize=steered[0] if steered else "cubed_error")
@@ -163,11 +163,7 @@ def _limits(
     survey: Survey, goals: Sequence[Goal], candidates: Sequence[Sequence[Candidate]], steering: Steering
 ) -> dict[str, float]:
     """What the sites together may need of each figure that a goal or the steering bounds."""
-    limits = _goal_limits(survey, goals, candidates, steering)
-    if "weights" in steering.shares:  # beside a goal on size the tighter one counts
-        by_share = _limits_by_share(candidates, steering.shares)
-        return limits | by_share | {"weights": min(by_share["weights"], limits.get("weights", math.inf))}
-    return limits | _limits_by_share(candidates, steering.shares)
+    return _goal_limits(survey, goals, candidates, steering) | _limits_by_share(candidates, steering.shares)
 
 
 def _goal_limits(
@@ -187,7 +183,8 @@ def _goal_limits(
     if implied:
         limits["macs"] = max(limits["macs"], _sum_of_least(candidates, "macs"))
     if any(goal.name == "size" for goal in goals):
-        limits["weights"] = weights_budget(goals, survey.params) - _fixed(survey, "params")
+        limit = weights_budget(goals, survey.params) - _fixed(survey, "params")
+        limits["weights"] = max(limit, _sum_of_least(candidates, "weights"))
     dense_seconds = sum(options[0].seconds for options in candidates)
     times = [
         goal.number * (dense_seconds if goal.scale is None else goal.scale / MILLISECONDS)
@@ -215,8 +212,7 @@ def _fixed(survey: Survey, name: str) -> int:
 
 
 def _least(survey: Survey, candidates: Sequence[Sequence[Candidate]], name: str) -> int:
-    fixed = _fixed(survey, "macs" if name == "macs" else "params")
-    return int(fixed + _sum_of_least(candidates, name))
+    return int(_fixed(survey, name) + _sum_of_least(candidates, name))
 
 
 def _sum_of_least(candidates: Sequence[Sequence[Candidate]], name: str) -> float:

@@ -99,12 +99,13 @@ def budget(goals: Sequence[Goal], name: str, dense: int) -> float:
 
 def weights_budget(goals: Sequence[Goal], dense: int) -> float:
     """The tightest limit of goals on size, in weights of four bytes (``for_floats``); dense's where there is none."""
-    limits = [
-        goal.number * (dense if goal.scale is None else goal.scale / FLOAT_BYTES)
-        for goal in goals
-        if goal.name == "size"
-    ]
-    return min([float(dense), *limits])
+    ratios = [goal.number * dense for goal in goals if goal.name == "size" and goal.scale is None]
+    return min([float(dense), *ratios, *(_weights(goal) for goal in goals if goal.name == "size" and goal.scale)])
+
+
+def _weights(goal: Goal) -> float:
+    """Of an absolute goal on size."""
+    return goal.number * (goal.scale or 1.0) / FLOAT_BYTES
 
 
 def judge(goal: Goal, dense: ModelFigures, compressed: ModelFigures, speedup: Speedup | None) -> GoalResult:
@@ -132,13 +133,15 @@ def _reached(goal: Goal, dense: ModelFigures, compressed: ModelFigures, speedup:
 def check_reachable(goals: Sequence[Goal], survey: Survey, least: dict[str, int]) -> None:
     """Raise GoalError if a goal on params, macs or size lies below the least that any plan reaches.
 
-    ``least`` is by field of Candidate: "params", "macs", and for size "weights".
+    ``least`` is by field of Candidate: "params" and "macs" of the network, "weights" of the sites alone: what else a
+    file holds, and what dense's holds, which a ratio is to, only the files say.
     """
-    size = weights_budget(goals, survey.params)
-    if least["weights"] > size:
+    absolute = [goal for goal in goals if goal.name == "size" and goal.scale is not None]
+    size = weights_budget(absolute, survey.params)
+    if absolute and least["weights"] > size:
         raise GoalError(
-            f"--goal: size <= {size / survey.params:.3f} of the network's cannot be met: the weights that the "
-            f"factorizable convolutions allow alone take {least['weights'] / survey.params:.3f}"
+            f"--goal: {min(absolute, key=_weights).expr} cannot be met: the least that the weights of the factorizable "
+            f"convolutions alone take is {least['weights'] / size:.3g} times that"
         )
     for name, dense in (("params", survey.params), ("macs", survey.macs)):
         limit = budget(goals, name, dense)

@@ -32,14 +32,20 @@ class KeptPlans:
     conditions: str
     resumes: bool = False
 
-    def plan_of(self, question: bytes, make: Callable[[], Plan]) -> Plan:
-        """The answer to ``question``, which says all that is planned: that of an earlier run, or else of ``make``."""
+    def plan_of(self, step: str, question: bytes, make: Callable[[], Plan]) -> Plan:
+        """The answer to ``question``: that of an earlier run, or else of ``make``.
+
+        Args:
+            step: what it is called in messages.
+            question: all that the plan depends on beside the conditions.
+            make: plans.
+        """
         key = content_key(code_key(), self.conditions.encode(), question)
         if self.resumes:
             kept = _kept(key)
             if kept is not None:
                 return replace(kept, notes=(*kept.notes, NOTE))
-            log.warning("--resume: no plan of an earlier run of this command is kept; it is planned anew")
+            log.warning("--resume: %s: no plan of an earlier run of this command is kept; it is planned now", step)
         plan = make()
         write_cached("plan", key, _FILE.dump_json(plan))
         return plan

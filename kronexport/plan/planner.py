@@ -104,7 +104,9 @@ class Planner:
         make = partial(self._plan_by_goals, profile, goals, progress, error, instruments)
         if instruments is None:
             return make()
-        return instruments.kept.plan_of(self._question(profile, goals, error), make)
+        step = profile.name if error is None else f"{profile.name} at an error of {error:.3g}"
+        question = repr((self.survey, dict(self.fixed), profile, goals, self.precision, error)).encode()
+        return instruments.kept.plan_of(step, question + instruments.rehearsal.network_key(), make)
 
     def _plan_by_goals(
         self,
@@ -118,8 +120,6 @@ class Planner:
         model = instruments.model if instruments else roofline_model(profile)
         menus = self._menus(model, progress)
         plan_at = self._plan_at(profile, goals, menus, instruments)
-        if instruments:
-            instruments.rehearsal.dense = self.dense(profile, progress)
         if error is not None:
             plan = plan_at(Steering(error=error))
         elif instruments is None:
@@ -128,14 +128,9 @@ class Planner:
             plan = tuned_plan(plan_at, goals, instruments.rehearsal)
         if instruments:
             plan = self._guarded(plan, goals, instruments.rehearsal)
-        plan = self._with_allowed_float_steps(with_reasons(with_times(plan, menus), menus), goals, instruments)
+        plan = self._with_allowed_float_steps(with_reasons(with_times(plan, menus), menus), goals, profile, instruments)
         of_machine = instruments.rehearsal.setting.machine.notes if instruments else ()
         return replace(plan, notes=(model.note, *plan.notes, *of_machine), pareto=self._front(plan, menus))
-
-    def _question(self, profile: TargetProfile, goals: Sequence[Goal], error: float | None) -> bytes:
-        """All that a plan by goals depends on, but for what is timed."""
-        asked = repr((self.survey, dict(self.fixed), profile, goals, self.precision, error))
-        return b"".join((asked.encode(), *(self.scan.key(site.name) for site in self._free_sites())))
 
     def _free_sites(self) -> list[Site]:
         return [site for site in self.survey.sites if site.name not in self.fixed]
@@ -172,18 +167,23 @@ class Planner:
         sites, clock, rehearsal = self.survey.sites, instruments.clock, instruments.rehearsal
         return _if_timed(partial(with_float_steps, plan, sites, clock, rehearsal), plan, "all Convs are in int8")
 
-    def _with_allowed_float_steps(self, plan: Plan, goals: Sequence[Goal], instruments: Instruments | None) -> Plan:
+    def _with_allowed_float_steps(
+        self, plan: Plan, goals: Sequence[Goal], profile: TargetProfile, instruments: Instruments | None
+    ) -> Plan:
         """As ``with_float_steps``, if all goals that were met still are: a weight in float takes more bytes."""
         better = self.with_float_steps(plan, instruments)
         heavier = [goal for goal in goals if goal.name in ("size", "memory")]
         if instruments is None or better == plan or not heavier:
             return better
-        met, before = (goals_met(one, heavier, instruments.rehearsal) for one in (better, plan))
-        if all(now or not then for now, then in zip(met, before, strict=True)):
-            return better
-        return replace(
-            plan, notes=(*plan.notes, "all Convs are in int8: in float some are faster, and too large for the goals")
-        )
+        dense, rehearsal = self.dense(profile, instruments.rehearsal.progress), instruments.rehearsal
+
+        def allowed() -> Plan:
+            if _keeps(better, plan, heavier, rehearsal, dense):
+                return better
+            note = "all Convs are in int8: some are faster in float, and too large for the goals"
+            return replace(plan, notes=(*plan.notes, note))
+
+        return _if_timed(allowed, plan, "all Convs are in int8")
 
     def drop_alone(self, profile: TargetProfile) -> float | None:
         """The drop in accuracy that is allowed, where nothing else is asked for: accuracy.py finds the plan."""
@@ -212,9 +212,7 @@ class Planner:
             )
 
         def meets(one: Plan) -> bool:
-            """Whatever the plan meets; what it misses it may go on to miss."""
-            met, before = goals_met(one, goals, rehearsal), goals_met(plan, goals, rehearsal)
-            return all(now or not then for now, then in zip(met, before, strict=True))
+            return _keeps(one, plan, goals, rehearsal)
 
         guarded = partial(guarded_plan, plan, self._free_sites(), allowed, meets, rehearsal)
         return _if_timed(guarded, plan, "layers that may not pay are kept")
@@ -236,6 +234,12 @@ def _if_timed(better: Callable[[], Plan], plan: Plan, otherwise: str) -> Plan:
             raise
         log.warning("%s, since the networks could not be timed: %s", otherwise, error)
         return plan
+
+
+def _keeps(one: Plan, before: Plan, goals: Sequence[Goal], rehearsal: Rehearsal, dense: Plan | None = None) -> bool:
+    """Whether ``one`` meets whatever ``before`` meets; what that misses it may go on to miss."""
+    met, then = (goals_met(plan, goals, rehearsal, dense) for plan in (one, before))
+    return all(now or not earlier for now, earlier in zip(met, then, strict=True))
 
 
 def _whole(survey: Survey, plan: Plan, name: str) -> int:

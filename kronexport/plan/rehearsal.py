@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from torch import nn
 
+from kronexport.cache import content_key
 from kronexport.export.onnx_export import export_onnx, save_model
 from kronexport.export.replace import with_networks
 from kronexport.factorize.network import KroneckerNetwork
@@ -58,7 +59,6 @@ class Rehearsal:
         timing: how long each network is timed.
         progress: told ("rehearse", done, total).
         precision: of the networks.
-        dense: the plan of the dense network, which says what of it stays in float in int8; None: nothing.
     """
 
     module: nn.Module
@@ -67,25 +67,26 @@ class Rehearsal:
     timing: Timing
     progress: ProgressCallback
     precision: Precision = "fp32"
-    dense: Plan | None = None
     _exported: dict[tuple[tuple[str, Structure], ...], ir.Model] = field(default_factory=dict, init=False)
-    _memory: dict[str, int | None] = field(default_factory=dict, init=False)
+    _memory: dict[Plan | None, int | None] = field(default_factory=dict, init=False)
 
-    def against_dense(self, plan: Plan, *, memory: bool) -> Rehearsed:
+    def against_dense(self, plan: Plan, *, memory: bool, dense: Plan | None = None) -> Rehearsed:
         """The planned network against the dense one, interleaved; its peak memory too if that is asked for.
+
+        ``dense`` says what of the dense network stays in float in int8; None: nothing.
 
         Raises:
             KronexportError: as ``bench_models``.
         """
         with tempfile.TemporaryDirectory(prefix="kronexport-rehearsal-") as folder:
-            paths = {_DENSE: self.written(self.dense, Path(folder)), _PLANNED: self.written(plan, Path(folder))}
+            paths = {_DENSE: self.written(dense, Path(folder)), _PLANNED: self.written(plan, Path(folder))}
             timed = self._timed(paths)
             peaks: dict[str, int | None] = {_DENSE: None, _PLANNED: None}
             if memory:
-                if _DENSE not in self._memory:
-                    self._memory[_DENSE] = measure_memory(paths[_DENSE], self.setting).peak_memory_bytes
+                if dense not in self._memory:
+                    self._memory[dense] = measure_memory(paths[_DENSE], self.setting).peak_memory_bytes
                 peaks = {
-                    _DENSE: self._memory[_DENSE],
+                    _DENSE: self._memory[dense],
                     _PLANNED: measure_memory(paths[_PLANNED], self.setting).peak_memory_bytes,
                 }
             sides = {
@@ -110,6 +111,10 @@ class Rehearsal:
                 speedups = self._timed({path.name: path for path in paths}).speedups
             found += [speedups[path.name] for path in paths[1:]]
         return found
+
+    def network_key(self) -> bytes:
+        """The hash of the dense network, its weights and all that stands between its layers."""
+        return content_key(ir.to_proto(self._portable({})).SerializeToString(deterministic=True)).encode()
 
     def _timed(self, paths: Mapping[str, Path]) -> BenchResult:
         return bench_models(paths, self.setting, self.timing)

@@ -47,9 +47,11 @@ def compress_stage(job: Job, plan: Plan, dense: Network, outputs: Sequence[str])
     met = [network for drop, network in built if drop <= allowed]
     best = max(met, key=lambda one: planned_error(one.plan), default=None)
     first = built[0][1]
-    if best is first:  # its plan was not made to be fast
+    if best is first and (error := planned_error(first.plan)):  # its plan was not made to be fast
+        plan = job.planner.plan(job.profile, job.progress, error)
+        if plan in [one.plan for _, one in built]:
+            return first
         job.progress("accuracy", len(built), len(built) + 1)
-        plan = job.planner.plan(job.profile, job.progress, planned_error(first.plan))
         fast = factorize_stage(job, plan, outputs, dense.accuracy)
         is_met = fast.accuracy is not None and dense.accuracy - fast.accuracy <= allowed
         return fast if is_met else first
@@ -67,7 +69,8 @@ def shipped_dense(dense: Network, instead_of: Network, reason: str) -> Network:
     """The dense network, with the reason at each site, and what else could have been chosen."""
     plan = dense.plan
     sites = tuple(replace(choice, reason=reason) for choice in plan.sites)
-    return replace(dense, plan=replace(plan, sites=sites, notes=(*plan.notes, reason), pareto=instead_of.plan.pareto))
+    front = tuple(replace(point, chosen=point.error == 0) for point in instead_of.plan.pareto)
+    return replace(dense, plan=replace(plan, sites=sites, notes=(*plan.notes, reason), pareto=front))
 
 
 def factorize_stage(job: Job, plan: Plan, outputs: Sequence[str], dense_accuracy: float | None) -> Network:
@@ -125,7 +128,8 @@ def recover_stage(job: Job, fitted: FactorizedModel, stop_at: float | None, *, i
         compare("factorized", "dense", run_torch(one, project.golden, batch), wanted, None).rel_l2
         for one in (fitted.module, model)
     )
-    if before is not None and after is not None and after > before:
+    is_judged_by_images = training.kind == "distillation" and not is_scored and project.calibration is not None
+    if is_judged_by_images and before is not None and after is not None and after > before:
         log.warning(
             "training took the outputs further from the dense network's: relative L2 %.3g before, %.3g after; give "
             "more epochs or images, or a lower recipe.learning_rate",

@@ -36,14 +36,14 @@ class Doubled(Rehearsal):
         self.latency, self.memory, self.noise, self.size = latency, memory, noise, size
         self.rehearsed = 0
 
-    def against_dense(self, plan: Plan, *, memory: bool) -> Rehearsed:
+    def against_dense(self, plan: Plan, *, memory: bool, dense: Plan | None = None) -> Rehearsed:
         self.rehearsed += 1
         (choice,) = plan.sites
         ratio = self.latency(choice.macs)
         peaks = (DENSE_BYTES, self.memory(choice.macs)) if memory else (None, None)
         speedup = Speedup(1 / ratio, ((1 - self.noise) / ratio, (1 + self.noise) / ratio), "faster")
-        dense = figures(DENSE_MS, peaks[0], DENSE_BYTES)
-        return Rehearsed(dense, figures(DENSE_MS * ratio, peaks[1], self.size(choice.macs)), speedup)
+        whole = figures(DENSE_MS, peaks[0], DENSE_BYTES)
+        return Rehearsed(whole, figures(DENSE_MS * ratio, peaks[1], self.size(choice.macs)), speedup)
 
 
 class PlanAt:
@@ -139,10 +139,10 @@ def test_a_plan_that_comes_twice_and_misses_is_not_the_last(rungs: tuple[int, ..
 class Failing(Doubled):
     """The second network cannot be timed."""
 
-    def against_dense(self, plan: Plan, *, memory: bool) -> Rehearsed:
+    def against_dense(self, plan: Plan, *, memory: bool, dense: Plan | None = None) -> Rehearsed:
         if self.rehearsed == 1:
             raise KronexportError("killed")
-        return super().against_dense(plan, memory=memory)
+        return super().against_dense(plan, memory=memory, dense=dense)
 
 
 def test_what_was_rehearsed_counts_where_the_next_plan_cannot_be(caplog: pytest.LogCaptureFixture) -> None:
@@ -159,7 +159,7 @@ def test_what_was_rehearsed_counts_where_the_next_plan_cannot_be(caplog: pytest.
 def test_a_goal_on_size_is_the_files(goal: str) -> None:
     """Nodes and names count: the weights alone would just meet it. Memory and size share a knob."""
     rehearsal = Doubled(lambda macs: macs / 1000, size=lambda macs: 20 + round(0.98 * macs))
-    assert 480 <= 20 + 0.98 * tuned(rehearsal, PlanAt(), goal) <= 500
+    assert 485 <= 20 + 0.98 * tuned(rehearsal, PlanAt(), goal) <= 500
     tighter = Doubled(lambda _: 1.0, lambda macs: macs, size=lambda macs: macs)
     assert 384 <= tuned(tighter, PlanAt(), goal, "memory<=0.4") <= 400
 

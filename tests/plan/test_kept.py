@@ -38,8 +38,8 @@ def other() -> Plan:
 
 
 def test_a_plan_comes_back_as_it_was_and_says_so() -> None:
-    assert KeptPlans("here").plan_of(b"half", lambda: PLAN) is PLAN
-    kept = KeptPlans("here", resumes=True).plan_of(b"half", never)
+    assert KeptPlans("here").plan_of("cpu", b"half", lambda: PLAN) is PLAN
+    kept = KeptPlans("here", resumes=True).plan_of("cpu", b"half", never)
     assert (kept, kept.notes, kept.pareto) == (PLAN, ("fitted", NOTE), PLAN.pareto)
     for found, wanted in zip(kept.sites, PLAN.sites, strict=True):
         assert (found.seconds, found.dense_seconds, found.reason) == (
@@ -50,28 +50,28 @@ def test_a_plan_comes_back_as_it_was_and_says_so() -> None:
 
 
 def test_without_being_asked_for_it_is_made_again() -> None:
-    KeptPlans("here").plan_of(b"half", lambda: PLAN)
-    assert KeptPlans("here").plan_of(b"half", other) == other()
+    KeptPlans("here").plan_of("cpu", b"half", lambda: PLAN)
+    assert KeptPlans("here").plan_of("cpu", b"half", other) == other()
 
 
 @pytest.mark.parametrize(("conditions", "question"), [("there", b"half"), ("here", b"a quarter")])
 def test_what_differs_has_a_plan_of_its_own(conditions: str, question: bytes, caplog: pytest.LogCaptureFixture) -> None:
-    KeptPlans("here").plan_of(b"half", lambda: PLAN)
+    KeptPlans("here").plan_of("cpu", b"half", lambda: PLAN)
     with caplog.at_level(logging.WARNING, "kronexport"):
-        assert KeptPlans(conditions, resumes=True).plan_of(question, other) == other()
-    assert "--resume: no plan of an earlier run of this command is kept; it is planned anew" in caplog.text
+        assert KeptPlans(conditions, resumes=True).plan_of("cpu", question, other) == other()
+    assert "--resume: cpu: no plan of an earlier run of this command is kept; it is planned now" in caplog.text
 
 
 def test_other_code_plans_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    KeptPlans("here").plan_of(b"half", lambda: PLAN)
+    KeptPlans("here").plan_of("cpu", b"half", lambda: PLAN)
     monkeypatch.setattr("kronexport.plan.kept.code_key", lambda: b"other code")
-    assert KeptPlans("here", resumes=True).plan_of(b"half", other) == other()
+    assert KeptPlans("here", resumes=True).plan_of("cpu", b"half", other) == other()
 
 
 def test_a_damaged_file_is_planned_anew(folder: Path) -> None:
-    KeptPlans("here").plan_of(b"half", lambda: PLAN)
+    KeptPlans("here").plan_of("cpu", b"half", lambda: PLAN)
     (file,) = (folder / "plan").iterdir()
     file.write_bytes(file.read_bytes()[:50])
-    assert KeptPlans("here", resumes=True).plan_of(b"half", lambda: PLAN) is PLAN
-    assert KeptPlans("here", resumes=True).plan_of(b"half", never) == PLAN
+    assert KeptPlans("here", resumes=True).plan_of("cpu", b"half", lambda: PLAN) is PLAN
+    assert KeptPlans("here", resumes=True).plan_of("cpu", b"half", never) == PLAN
     assert cache.cache_use().files == 1

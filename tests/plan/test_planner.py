@@ -84,9 +84,9 @@ def test_a_conv_in_float_must_not_break_a_goal_on_size(
     plan = dense_plan(SURVEY, CPU)
     in_float = replace(plan, sites=tuple(replace(choice, float_steps=(0,)) for choice in plan.sites))
     monkeypatch.setattr(module, "with_float_steps", lambda *_: in_float)
-    monkeypatch.setattr(module, "goals_met", lambda one, goals, _rehearsal: [not one.float_steps for _ in goals])
-    whole: Any = SimpleNamespace(clock=None, rehearsal=None)
+    monkeypatch.setattr(module, "goals_met", lambda one, goals, *_: [not one.float_steps for _ in goals])
+    whole: Any = SimpleNamespace(clock=None, rehearsal=SimpleNamespace(progress=silent))
     held = replace(planner(goal), precision="int8")
-    found = held._with_allowed_float_steps(plan, [parse_goal(goal)], whole)
+    found = held._with_allowed_float_steps(plan, [parse_goal(goal)], CPU, whole)
     assert (found == in_float) is is_kept
     assert any("too large for the goals" in note for note in found.notes) is not is_kept

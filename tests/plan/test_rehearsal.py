@@ -1,5 +1,7 @@
 """Rehearsals for real: plans of a small network as files that a runtime times beside the dense one."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from torch import nn
@@ -38,16 +40,22 @@ def test_both_networks_are_timed(rehearser: Rehearsal) -> None:
     assert rehearser.against_dense(plan("grouped-2-1"), memory=False).planned.peak_memory_bytes is None
 
 
-def test_in_int8_plans_meet_the_dense_network_as_it_will_be(rehearser: Rehearsal) -> None:
+def test_in_int8_a_plan_can_be_held_against_the_dense_network_that_ships(rehearser: Rehearsal) -> None:
     """With its own Convs in float, whose weights take four bytes."""
     rehearser.precision = "int8"
     planned = plan("grouped-2-1")
     before = rehearser.against_dense(planned, memory=False)
     sites = [SitePlan(name, None, DENSE, 2320, 2304 * 576, 0.0, float_steps=(0,)) for name in ("0", "2")]
-    rehearser.dense = Plan("cpu", tuple(sites), "measured")
-    after = rehearser.against_dense(planned, memory=False)
+    after = rehearser.against_dense(planned, memory=False, dense=Plan("cpu", tuple(sites), "measured"))
     assert after.dense.bytes > before.dense.bytes + 2 * 2304 * 2
     assert after.planned.bytes == before.planned.bytes
+
+
+def test_a_network_is_known_by_all_that_it_computes(rehearser: Rehearsal) -> None:
+    """Also by what stands between its layers; each time by the same."""
+    module = rehearser.module
+    same, other = replace(rehearser), replace(rehearser, module=nn.Sequential(module[0], nn.SiLU(), module[2]).eval())  # type: ignore[index]  # a Sequential
+    assert rehearser.network_key() == same.network_key() != other.network_key()
 
 
 @pytest.mark.parametrize("most", [rehearsal.LOADED_BYTES, 1])

@@ -1,0 +1,92 @@
+"""Which network ships where accuracy is all that is asked for, by a double of what builds and scores networks."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from kronexport.factorize.gkpd import gkpd_structure
+from kronexport.plan.accuracy import BUILDS, planned_error
+from kronexport.records import ParetoPoint, Plan, SitePlan, silent
+from kronexport.stages import compress
+from kronexport.stages.job import Network
+
+PAIR = gkpd_structure((4, 4, 1, 1), (4, 4, 3, 3), 1)
+FRONT = (
+    ParetoPoint(1.0, 1.0, 1.0, 0.0, "measured", chosen=False),
+    ParetoPoint(0.5, 0.5, 0.5, 1.0, "measured", chosen=True),
+)
+
+
+def plan(error: float, lowering: str = "grouped-2-1") -> Plan:
+    """Of one layer; ``error`` as ``planned_error`` counts it."""
+    structure = PAIR if error else None
+    return Plan("cpu", (SitePlan("layer", structure, lowering, 1, 1, error ** (1 / 3)),), "measured", pareto=FRONT)
+
+
+def network(of: Plan, accuracy: float) -> Network:
+    missing: Any = None
+    return Network(of, missing, missing, missing, missing, (), accuracy)
+
+
+class Built:
+    """Builds by a first plan and by errors; a network drops by ``drop`` of its error."""
+
+    def __init__(self, allowed: float, drop: Callable[[float], float], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: list[float] = []
+        self.networks = 0
+        planner = SimpleNamespace(drop_alone=lambda _profile: allowed, plan=self.plan)
+        self.job: Any = SimpleNamespace(planner=planner, profile=SimpleNamespace(name="cpu"), progress=silent)
+        self.drop = drop
+        monkeypatch.setattr(compress, "factorize_stage", self.factorize)
+
+    def plan(self, _profile: object, _progress: object, error: float) -> Plan:
+        self.asked.append(error)
+        return plan(error, "fast")
+
+    def factorize(self, _job: object, of: Plan, *_: object) -> Network:
+        self.networks += 1
+        return network(of, 100 - self.drop(planned_error(of)))
+
+    def shipped(self, first: Plan) -> Network:
+        return compress.compress_stage(self.job, first, network(plan(0.0, "dense"), 100.0), ["output"])
+
+
+def test_the_largest_error_that_keeps_the_accuracy_ships(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = Built(1.0, lambda error: 10 * error, monkeypatch)
+    found = planned_error(built.shipped(plan(1.0)).plan)
+    assert 0.1 / 1.5 <= found <= 0.1
+    assert built.networks <= BUILDS
+
+
+def test_dense_ships_where_no_network_keeps_the_accuracy(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the reason at the layer, and the front, on which dense is what was chosen."""
+    shipped = Built(1.0, lambda _error: 5.0, monkeypatch).shipped(plan(1.0)).plan
+    assert (shipped.structures, shipped.sites[0].reason) == ({}, shipped.notes[-1])
+    assert "no network of the 5 that were built keeps the accuracy: dense is shipped" in caplog.text
+    assert [(point.error, point.chosen) for point in shipped.pareto] == [(0.0, True), (1.0, False)]
+
+
+def test_more_accuracy_than_dense_has_is_approached(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Built(-1.0, lambda error: error, monkeypatch).shipped(plan(1.0))
+    assert found.plan.structures
+    assert found.accuracy is not None
+    assert found.accuracy < 100
+
+
+def test_a_first_plan_that_is_the_only_one_is_made_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was made for MACs."""
+    built = Built(1.0, lambda error: 0.9 if error < 1.01 else 2.0, monkeypatch)
+    found = built.shipped(plan(1.0)).plan
+    assert found.sites[0].lowering == "fast"
+    assert built.asked[-1] == pytest.approx(1.0)
+
+
+def test_a_first_plan_without_an_error_ships(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No choice has less: there is nothing to plan by."""
+    built = Built(1.0, lambda _error: 0.0, monkeypatch)
+    assert built.shipped(plan(0.0, "dense")).plan.structures == {}
+    assert built.asked == []
