@@ -40,6 +40,7 @@ EXIT_FAILURE, EXIT_INPUT, EXIT_RUNTIME, EXIT_NUMBERS, EXIT_BUNDLE, EXIT_INTERRUP
 
 BOOTSTRAP_RESAMPLES = 2000
 MIN_ROUNDS_FOR_VERDICT = 5  # fewer paired rounds may all point one way by chance
+OVERRUN_FACTOR, OVERRUN_SECONDS = 2, 120  # times what was asked for, and on top of it, after which rounds end early
 NOISE_FLOOR = 0.02  # one model opened twice in a process differed by up to 1.7 %, whatever the interval said
 SETTLE_SECONDS = 0.02
 REST_SECONDS = 0.05  # worker threads spin after their last inference, and keep the next candidate's off their core
@@ -571,7 +572,12 @@ def bench(sessions: Dict[str, Any], feeds: Dict[str, Arrays], timing: Json) -> J
     return {
         "models": latencies(samples),
         "speedups": speedups(samples, timing["seed"]),
-        "protocol": dict(_protocol(timing, threads), threads=threads, input=_shapes(next(iter(feeds.values())))),
+        "protocol": dict(
+            _protocol(timing, threads),
+            rounds=len(next(iter(samples.values()))),
+            threads=threads,
+            input=_shapes(next(iter(feeds.values()))),
+        ),
     }
 
 
@@ -670,9 +676,13 @@ def speedups(samples: Samples, seed: int) -> Json:
 
 
 def _interleaved(steps: Dict[str, Step], rounds: int, seconds: float, rest: float) -> Samples:
-    """``rounds`` rounds of all candidates."""
+    """``rounds`` rounds of all candidates; fewer, but enough for a verdict, where one inference outlasts its turn."""
     samples: Samples = {name: [] for name in steps}
+    asked = rounds * len(steps) * (seconds + SETTLE_SECONDS + rest)
+    end = time.perf_counter() + OVERRUN_FACTOR * asked + OVERRUN_SECONDS
     for turn in range(rounds):
+        if turn >= MIN_ROUNDS_FOR_VERDICT and time.perf_counter() > end:
+            break
         _one_round(steps, turn, seconds, samples, rest)
     return samples
 

@@ -382,6 +382,17 @@ def test_candidates_alternate_and_each_begins_in_turn(monkeypatch: pytest.Monkey
     assert "".join(calls) == "aabbcc" + "bbccaa" + "ccaabb"  # one to settle, one timed
 
 
+@pytest.mark.parametrize(("overrun", "expected"), [(0.0, agent.MIN_ROUNDS_FOR_VERDICT), (60.0, 9)])
+def test_rounds_of_long_inferences_end_early_but_not_before_a_verdict(
+    monkeypatch: pytest.MonkeyPatch, overrun: float, expected: int
+) -> None:
+    """An inference of 5 ms in a turn of a microsecond; all are run where there is time."""
+    monkeypatch.setattr(agent, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(agent, "OVERRUN_SECONDS", overrun)
+    samples = agent._interleaved({"a": partial(time.sleep, 0.005)}, 9, 1e-6, rest=0.0)
+    assert len(samples["a"]) == expected
+
+
 @pytest.mark.parametrize(("threads", "rests"), [(1, 0.0), (2, agent.REST_SECONDS)])
 def test_candidates_with_threads_rest_before_each_turn(
     threads: int, rests: float, model: Path, monkeypatch: pytest.MonkeyPatch

@@ -37,6 +37,7 @@ class Doubled(Rehearsal):
         self.rehearsed = 0
 
     def against_dense(self, plan: Plan, *, memory: bool, dense: Plan | None = None) -> Rehearsed:
+        assert dense is None
         self.rehearsed += 1
         (choice,) = plan.sites
         ratio = self.latency(choice.macs)
