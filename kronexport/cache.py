@@ -14,14 +14,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import platformdirs
 
 from kronexport.errors import KronexportError
 from kronexport.files import TEMP_PREFIX, write_bytes_aside
 
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
 log = logging.getLogger("kronexport")
+
+T = TypeVar("T")
 
 Kind = Literal["scan", "candidates", "plan", "recover"]
 """A subfolder with a file a result."""
@@ -78,6 +83,17 @@ def read_cached(kind: Kind, key: str) -> bytes | None:
     try:
         return cached_file(kind, key).read_bytes()
     except OSError:
+        return None
+
+
+def read_record(kind: Kind, key: str, file: "TypeAdapter[T]") -> T | None:
+    """What is kept under ``key`` as JSON; None where there is nothing, or the file is damaged."""
+    content = read_cached(kind, key)
+    if content is None:
+        return None
+    try:
+        return file.validate_json(content)
+    except ValueError:
         return None
 
 

@@ -108,6 +108,23 @@ def test_a_goal_factorizes_the_other_convs(tmp_path: Path) -> None:
     assert found.compressed.params <= 0.4 * found.dense.params
 
 
+def test_a_training_leaves_factors_that_came_with_the_model(tmp_path: Path) -> None:
+    """Those of the other layer are trained."""
+    np.save(tmp_path / "images.npy", images(32))
+    words = ["--recover", tmp_path / "images.npy", "--epochs", "3", "--set", "recipe.batch=16"]
+    asked = ("--target", "rpi5", "--goal", "params<=0.4")
+    fitted: dict[str, list[nn.Parameter]] = {}
+    trained: dict[str, list[nn.Parameter]] = {}
+    for factors, more in ((fitted, ()), (trained, words)):
+        ended, model = build(tmp_path, "3", asked=(*asked, *more))
+        assert ended.code == 0, ended.err
+        shipped = load_compressed(small(), tmp_path / "out" / "intermediates" / "rpi5" / "factors.safetensors")
+        factors |= {site: list(layer.factors) for site, layer in kronecker_modules(shipped).items()}
+    own = list(kronecker_modules(model)["3"].factors)
+    assert all(torch.equal(one, other) for one, other in zip(trained["3"], own, strict=True))
+    assert not any(torch.equal(one, other) for one, other in zip(trained["0"], fitted["0"], strict=True))
+
+
 def test_a_plan_of_a_model_with_factors_is_taken_too(tmp_path: Path) -> None:
     """Its own, with the lowering ``dense`` put in by hand."""
     ended, _ = build(tmp_path, "3", asked=("--dry-run",))

@@ -58,6 +58,8 @@ def test_a_goal_that_needs_the_board_ends_in_5_unless_allowed(
     assert (latency.value, latency.met) == (None, None)
     assert macs.met is True
     assert (tmp_path / "out" / BOARD / "SHA256SUMS").is_file()
+    manifest = json.loads((tmp_path / "out" / BOARD / "manifest.json").read_text(encoding="utf-8"))
+    assert ("--allow-unmeasured" in manifest["rebuild"].split()) == bool(leave)
 
 
 def test_a_goal_out_of_reach_ends_in_5_and_ships_nothing(network: Path, tmp_path: Path) -> None:

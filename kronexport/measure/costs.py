@@ -239,7 +239,7 @@ def _may_pass(why: str) -> bool:
     return any(sign in text for sign in _RAN_OUT)
 
 
-_RAN_OUT: Final = ("bad_alloc", "alloc", "out of memory", "memoryerror", "no space left")
+_RAN_OUT: Final = ("alloc", "out of memory", "memoryerror", "no space left")
 
 
 def _seconds(times: Mapping[tuple[str, str], StoredTime], model: str, reference: str) -> float:

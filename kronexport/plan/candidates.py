@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from kronexport.cache import code_key, content_key, read_cached, write_cached
+from kronexport.cache import code_key, content_key, read_record, write_cached
 from kronexport.factorize.scan import ErrorScan
 from kronexport.lower.forms import DENSE, dense_form, generate_forms
 from kronexport.measure.work import work_of
@@ -60,7 +60,7 @@ def all_candidates(
     found = []
     for index, site in enumerate(sites):
         key = _key(site, scan, model, families)
-        candidates = _kept(key)
+        candidates = read_record("candidates", key, _FILE)
         if candidates is None:
             alike = (site.batch, site.out_channels, site.in_channels, site.geometry, site.input_size)
             if alike not in shared:
@@ -76,17 +76,6 @@ def _key(site: Site, scan: ErrorScan, model: CostModel, families: Mapping[str, F
     """The hash of all that the candidates of a site depend on."""
     described = repr((replace(site, name=""), model.rank_multiple, list(families)))
     return content_key(code_key(), described.encode(), model.key, scan.key(site.name))
-
-
-def _kept(key: str) -> list[Candidate] | None:
-    """The candidates that were kept under ``key``; None where there are none, or the file is damaged."""
-    content = read_cached("candidates", key)
-    if content is None:
-        return None
-    try:
-        return _FILE.validate_json(content)
-    except ValidationError:
-        return None
 
 
 _FILE: Final = TypeAdapter(list[Candidate])

@@ -99,13 +99,12 @@ def budget(goals: Sequence[Goal], name: str, dense: int) -> float:
 
 def weights_budget(goals: Sequence[Goal], dense: int) -> float:
     """The tightest limit of goals on size, in weights of four bytes (``for_floats``); dense's where there is none."""
-    ratios = [goal.number * dense for goal in goals if goal.name == "size" and goal.scale is None]
-    return min([float(dense), *ratios, *(_weights(goal) for goal in goals if goal.name == "size" and goal.scale)])
+    return min([float(dense), *(_weights(goal, dense) for goal in goals if goal.name == "size")])
 
 
-def _weights(goal: Goal) -> float:
-    """Of an absolute goal on size."""
-    return goal.number * (goal.scale or 1.0) / FLOAT_BYTES
+def _weights(goal: Goal, dense: int) -> float:
+    """Of a goal on size."""
+    return goal.number * (dense if goal.scale is None else goal.scale / FLOAT_BYTES)
 
 
 def judge(goal: Goal, dense: ModelFigures, compressed: ModelFigures, speedup: Speedup | None) -> GoalResult:
@@ -136,13 +135,12 @@ def check_reachable(goals: Sequence[Goal], survey: Survey, least: dict[str, int]
     ``least`` is by field of Candidate: "params" and "macs" of the network, "weights" of the sites alone: what else a
     file holds, and what dense's holds, which a ratio is to, only the files say.
     """
-    absolute = [goal for goal in goals if goal.name == "size" and goal.scale is not None]
-    size = weights_budget(absolute, survey.params)
-    if absolute and least["weights"] > size:
-        raise GoalError(
-            f"--goal: {min(absolute, key=_weights).expr} cannot be met: the least that the weights of the factorizable "
-            f"convolutions alone take is {least['weights'] / size:.3g} times that"
-        )
+    for goal in goals:
+        if goal.name == "size" and goal.scale is not None and least["weights"] > _weights(goal, survey.params):
+            raise GoalError(
+                f"--goal: {goal.expr} cannot be met: the least that the weights of the factorizable convolutions alone "
+                f"take is {least['weights'] / _weights(goal, survey.params):.3g} times that"
+            )
     for name, dense in (("params", survey.params), ("macs", survey.macs)):
         limit = budget(goals, name, dense)
         if least[name] > limit:

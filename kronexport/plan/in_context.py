@@ -59,7 +59,7 @@ PlanAt = Callable[[Steering], Plan]
 
 
 def tuned_plan(plan_at: PlanAt, goals: Sequence[Goal], rehearsal: Rehearsal) -> Plan:
-    """The plan of least error that meets the goals on latency and memory as a network; the nearest to them if none.
+    """The plan of least error that meets the goals on latency, memory and size as a network; the nearest if none does.
 
     Raises:
         GoalError: as ``plan_at`` does at the first try.

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from kronexport.cache import code_key, content_key, read_cached, write_cached
+from kronexport.cache import code_key, content_key, read_record, write_cached
 from kronexport.records import Plan
 
 log = logging.getLogger("kronexport")
@@ -42,21 +42,10 @@ class KeptPlans:
         """
         key = content_key(code_key(), self.conditions.encode(), question)
         if self.resumes:
-            kept = _kept(key)
+            kept = read_record("plan", key, _FILE)
             if kept is not None:
                 return replace(kept, notes=(*kept.notes, NOTE))
             log.warning("--resume: %s: no plan of an earlier run of this command is kept; it is planned now", step)
         plan = make()
         write_cached("plan", key, _FILE.dump_json(plan))
         return plan
-
-
-def _kept(key: str) -> Plan | None:
-    """None where there is none, or the file is damaged."""
-    content = read_cached("plan", key)
-    if content is None:
-        return None
-    try:
-        return _FILE.validate_json(content)
-    except ValidationError:
-        return None

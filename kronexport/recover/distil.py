@@ -107,12 +107,7 @@ def distil(
         raise UserInputError(f"distil: stop_at={recipe.stop_at:g} needs a score to compare with; give evaluate")
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     source = Source(data, labels, recipe)
-    if len(source) * recipe.epochs < FEW_STEPS:
-        log.warning(
-            "distil: %d steps in all, too few for the learning rate to go up and down: give more epochs than %d, more "
-            "images, or fewer images a step than %d (recipe.batch)",
-            *(len(source) * recipe.epochs, recipe.epochs, recipe.batch),
-        )
+    _warn_of_few(len(source) * recipe.epochs, recipe)
     teacher = copy.deepcopy(checked_module(teacher, "distil: the teacher is")).to(place).eval()
     start = copy.deepcopy(checked_module(student, "distil: the student is")).to(place).eval()
     trainer = Trainer(copy.deepcopy(start), teacher, recipe, len(source), place)
@@ -130,6 +125,15 @@ def distil(
         start.load_state_dict(saved.kept)
         after = _fit(trainer, start, first)
     return Distilled(start.cpu(), saved.figures, _kept_epoch(saved, recipe), before, after)
+
+
+def _warn_of_few(steps: int, recipe: Recipe) -> None:
+    if steps < FEW_STEPS:
+        log.warning(
+            "distil: %d steps in all, too few for the learning rate to go up and down: give more epochs than %d, more "
+            "images, or fewer images a step than %d (recipe.batch)",
+            *(steps, recipe.epochs, recipe.batch),
+        )
 
 
 @dataclass(slots=True)

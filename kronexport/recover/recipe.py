@@ -52,8 +52,8 @@ class Recipe:
         weight_decay: of all parameters.
         loss: of the network's outputs against the teacher's. ``kl``: T^2 KL(teacher || student) of softmaxes over
             axis 1 (Hinton, Vinyals, Dean, 2015); ``mse`` and ``l1``: in units of the variance, or the standard
-            deviation, of the teacher's. ``auto``: ``kl`` for outputs [N, K] of
-            two classes or more, ``mse`` for all others.
+            deviation, of the teacher's. ``auto``: ``kl`` for outputs [N, K] of two classes or
+            more, ``mse`` for all others.
         temperature: T.
         cross_entropy: weight of the cross-entropy to the labels, the other loss having what is left of 1. 0: no labels.
         features: weight of the mean over the sites of ||y - y_dense||^2 / variance of y_dense.

@@ -224,6 +224,26 @@ def test_it_is_tried_again_in_the_next_run(store: MeasurementStore, races: Races
     assert list(measured(SMALL, store).seconds) == SMALL
 
 
+def test_a_form_that_ran_out_of_memory_is_set_aside_for_this_run_alone(
+    store: MeasurementStore, races: Races, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The runtime said so itself, and the process lived on: another time there may be enough."""
+
+    def short_of_memory(models: Mapping[str, Path], setting: Setting, timing: RaceTiming) -> RaceResult:
+        name = list(models)[2]
+        found = races(models, setting, timing)
+        raced = {key: value for key, value in found.raced.items() if key != name}
+        return RaceResult(raced, {name: "the runtime cannot run this model: Failed to allocate memory"})
+
+    monkeypatch.setattr(costs, "settled_race", short_of_memory)
+    found = measured(SMALL, store)
+    assert list(found.set_aside) == [SMALL[2]]
+    assert "Failed to allocate memory" in found.set_aside[SMALL[2]]
+    assert len(races.batches) == 1
+    monkeypatch.setattr(costs, "settled_race", races)
+    assert list(measured(SMALL, store).seconds) == SMALL
+
+
 def test_a_layer_whose_dense_model_does_not_run_is_set_aside_whole(store: MeasurementStore, races: Races) -> None:
     """After two processes, not one for each form; other layers go on."""
     attempts: list[int] = []

@@ -4,13 +4,15 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from torch import nn
 
 from kronexport.factorize.gkpd import gkpd_structure
 from kronexport.plan.accuracy import BUILDS, planned_error
-from kronexport.records import ParetoPoint, Plan, SitePlan, silent
+from kronexport.records import ParetoPoint, Plan, SitePlan, Training, silent
 from kronexport.stages import compress
-from kronexport.stages.job import Network
+from kronexport.stages.job import FactorizedModel, Network
 
 PAIR = gkpd_structure((4, 4, 1, 1), (4, 4, 3, 3), 1)
 FRONT = (
@@ -90,3 +92,40 @@ def test_a_first_plan_without_an_error_ships(monkeypatch: pytest.MonkeyPatch) ->
     built = Built(1.0, lambda _error: 0.0, monkeypatch)
     assert built.shipped(plan(0.0, "dense")).plan.structures == {}
     assert built.asked == []
+
+
+@pytest.mark.parametrize(
+    ("factor", "is_scored", "has_images", "warns"),
+    [(1.5, False, True, True), (0.5, False, True, False), (1.5, True, True, False), (1.5, False, False, False)],
+)
+def test_a_training_that_leads_away_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    factor: float,
+    *,
+    is_scored: bool,
+    has_images: bool,
+    warns: bool,
+) -> None:
+    """Only where nothing scores it, and on images: what the golden noise says of a network means little."""
+
+    def scaled(by: float) -> nn.Module:
+        layer = nn.Conv2d(1, 1, 1, bias=False)
+        nn.init.constant_(layer.weight, by)
+        return layer.eval()
+
+    golden = np.ones((1, 1, 2, 2), np.float32)
+    project = SimpleNamespace(
+        module=scaled(1.0),
+        golden=golden,
+        calibration=golden if has_images else None,
+        evaluate=None,
+        input=SimpleNamespace(shape=golden.shape),
+    )
+    job: Any = SimpleNamespace(project=project, recovery=object(), progress=silent)
+    trained = scaled(1 + 0.2 * factor), Training("distillation")
+    monkeypatch.setattr(compress, "recovered", lambda *_, **__: trained)
+    found = compress.recover_stage(job, FactorizedModel(scaled(1.2)), None, is_scored=is_scored)
+    assert found.training is not None
+    assert found.training.error_after == pytest.approx(factor * (found.training.error_before or 0), rel=1e-5)
+    assert ("further from the dense network's" in caplog.text) == warns
