@@ -204,7 +204,7 @@ def bench(
     against: Annotated[
         Path | None, typer.Option(help="ONNX to compare with; default: the build's own dense network.")
     ] = None,
-    threads: options.Threads = None,
+    threads: options.BundleThreads = None,
     seconds: Annotated[float, typer.Option(help="Timed seconds for each network.")] = 5.0,
     rounds: Annotated[int, typer.Option(help="Interleaved rounds.")] = 20,
     farm: options.Farm = None,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import tomli_w
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from kronexport.errors import UserInputError
 from kronexport.farm.address import checked_address
@@ -105,7 +105,7 @@ class BuildConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str = Field(description="sample:NAME, pkg.mod:factory or path/file.py:factory")
+    model: str = Field(description="sample:NAME, pkg.mod:factory, path/file.py:factory or path/file.pt2")
     weights: Path | None = Field(None, description="state dict: .safetensors .pt .pth .th .npz")
     input: str | None = Field(None, description="[NAME=]1x3x224x224; samples bring their own")
     calibration: str | None = Field(None, description=".npy, .npz, folder of images or mod:function")
@@ -137,6 +137,12 @@ class BuildConfig(BaseModel):
     resume: bool = Field(default=False, description="go on with the plan and the training of an earlier run")
     out: Path = Field(Path("kronexport-out"), description="output folder")
     measure: MeasureConfig = MeasureConfig()
+
+    @field_validator("target", "goal", "include", "exclude", mode="before")
+    @classmethod
+    def _one_is_several(cls, given: object) -> object:
+        """One text needs no list around it."""
+        return (given,) if isinstance(given, str) else given
 
     @model_validator(mode="after")
     def _check_recipe(self) -> Self:
@@ -172,8 +178,12 @@ def load_config(file: Path | None, flags: Mapping[str, Any], overrides: Sequence
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         hint = _known_keys(first["loc"]) if first["type"] == "extra_forbidden" else ""
-        is_flag = flags.get(str(first["loc"][0])) is not None
-        source = f"--{where.replace('_', '-')}" if is_flag else f"{file or 'configuration'}: {where}"
+        if flags.get(str(first["loc"][0])) is not None:
+            source = f"--{where.replace('_', '-')}"
+        elif any(override.partition("=")[0].replace("-", "_") == where for override in overrides):
+            source = f"--set {where}"
+        else:
+            source = f"{file or 'configuration'}: {where}"
         raise UserInputError(f"{source}: {first['msg']}, got {first['input']!r}{hint}") from error
     if config.plan is None or "target" in config.model_fields_set:
         return config

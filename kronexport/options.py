@@ -25,13 +25,16 @@ Exclude = Annotated[list[str] | None, typer.Option(help="Leave sites that match 
 Config = Annotated[Path | None, typer.Option(help="build.toml; keys are the long flag names.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE over the config: measure.seconds=10")]
 Threads = Annotated[int | None, typer.Option(help="Runtime threads; default: the target's.")]
+BundleThreads = Annotated[
+    int | None, typer.Option(min=1, metavar="<int>", help="Runtime threads; default: the bundle's.")
+]
 TimeBudget = Annotated[
     str | None,
     typer.Option(help="Longest time for timing forms: 90s, 10m, 1h; then estimates.", metavar="DURATION"),
 ]
 Device = Annotated[
     str | None,
-    typer.Option(help="The board that the target is: ssh://[user@]host[:port]; it is planned and measured there."),
+    typer.Option(help="The board that the target is: ssh://[user@]host[:port]; what is timed is timed there."),
 ]
 DevicePython = Annotated[
     str | None, typer.Option(help="Python of the board, with numpy and the runtime; default: python3")
@@ -39,7 +42,7 @@ DevicePython = Annotated[
 Farm = Annotated[
     str | None,
     typer.Option(
-        help="A farm that has boards of the target: tcp://scheduler:8786; it is planned and measured there.",
+        help="A farm that has boards of the target: tcp://scheduler:8786; what is timed is timed there.",
         metavar="ADDRESS",
     ),
 ]

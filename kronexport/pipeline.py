@@ -88,7 +88,7 @@ def build(model: str, **options: Any) -> Report:
     """Build ``model`` and return the report; what ``kronexport build`` does, as a function.
 
     Args:
-        model: ``sample:NAME``, ``pkg.mod:factory`` or ``path/file.py:factory``.
+        model: ``sample:NAME``, ``pkg.mod:factory``, ``path/file.py:factory`` or ``path/file.pt2``.
         options: the fields of ``kronexport.config.BuildConfig``: ``target=("cpu",)``, ``goal=...``
 
     Returns:

@@ -74,6 +74,16 @@ def test_set_overrides_the_file_and_a_flag_overrides_both(toml: Path) -> None:
     assert config.goal == ("params<=0.6",)
 
 
+def test_one_goal_or_target_needs_no_list() -> None:
+    config = load_config(None, {"model": "m"}, ["goal=params<=0.6", "target=openvino", 'exclude="*.conv1"'])
+    assert (config.goal, config.target, config.exclude) == (("params<=0.6",), ("openvino",), ("*.conv1",))
+
+
+def test_a_wrong_value_of_an_override_is_not_blamed_on_the_file(toml: Path) -> None:
+    with pytest.raises(UserInputError, match=r"^--set measure\.seconds: .*got -1"):
+        load_config(toml, {}, ["measure.seconds=-1"])
+
+
 def test_set_takes_text_without_quotes() -> None:
     assert load_config(None, {}, ["model=sample:resnet20"]).model == "sample:resnet20"
 
@@ -99,7 +109,7 @@ def test_flags_alone_are_enough() -> None:
         ("model = 'm'\n[recipe]\nepochs = 5", r"recipe: epochs: is set by --epochs"),
         ("model = 'm'\n[measure]\nsecond = 1", r"measure\.second: .*did you mean 'seconds'\? Known: threads, seconds"),
         ("model = 'm'\n[measure]\nseconds = 0", r"measure\.seconds: .*greater than 0.*got 0"),
-        ("model = 'm'\ntarget = 'cpu'", r"target: .*got 'cpu'"),
+        ("model = 'm'\ntarget = 3", r"target: .*got 3"),
         ("model = 'm'\nprecision = 'fp64'", r"precision: .*'fp32'.*got 'fp64'"),
         ("weights = 'w.pt'", "no MODEL given; expected sample:NAME"),
     ],

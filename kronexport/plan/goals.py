@@ -61,14 +61,19 @@ def parse_goal(text: str) -> Goal:
         close = difflib.get_close_matches(name, UNITS, 1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise UserInputError(f"--goal {text!r}: unknown name {name!r}; {hint}Known: {', '.join(UNITS)}")
-    units = UNITS[name]
-    if unit and unit not in {*units, *(() if name == "accuracy_drop" else ("x",))}:
-        known = ", ".join(units) or "none"
-        raise UserInputError(f"--goal {text!r}: unknown unit {unit!r} of {name}; units: {known}; without one: a ratio")
-    if number <= 0 and name != "accuracy_drop":
-        raise UserInputError(f"--goal {text!r}: the number must be above 0")
     if name == "accuracy_drop":
+        if unit:
+            raise UserInputError(
+                f"--goal {text!r}: {name} takes no unit, got {unit!r}: it is dense minus compressed as the evaluator "
+                "counts, so where that is a percentage, accuracy_drop<=1 is one point"
+            )
         return Goal(text, name, number, 1.0)
+    units = UNITS[name]
+    if unit and unit not in {*units, "x"}:
+        known = ", ".join(units)
+        raise UserInputError(f"--goal {text!r}: unknown unit {unit!r} of {name}; units: {known}; without one: a ratio")
+    if number <= 0:
+        raise UserInputError(f"--goal {text!r}: the number must be above 0")
     return Goal(text, name, number, units.get(unit))
 
 

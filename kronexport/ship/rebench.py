@@ -54,7 +54,7 @@ def bench_bundle(
                 dense, Path(work), profile, allow_fallback=manifest.get("allow_fallback", False)
             )
         except KronexportError as error:
-            raise UserInputError(f"--against {dense}: {error}") from error
+            raise UserInputError(f"{'' if against is None else '--against '}{dense}: {error}") from error
         if compiled.artifact is None:
             raise UserInputError(f"{bundle}: {compiled.reason}; run build_engine.sh on the board")
         return bench_models(
