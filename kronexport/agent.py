@@ -27,6 +27,8 @@ import re
 import shutil
 import subprocess
 import time
+import zipfile
+import zlib
 from typing import Any, Callable, ClassVar, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 try:
@@ -95,12 +97,17 @@ def write_npz(path: str, arrays: Arrays) -> None:
         np.savez(stream, **arrays)
 
 
+_UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
+"""What numpy raises where a file is none of its own, or damaged."""
+
+
 def read_npz(path: str) -> Arrays:
     """All arrays of an .npz; object arrays are refused, for they would run code."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # numpy leaves the file open when it fails, so it is given an open one
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, AttributeError) as error:  # AttributeError: np.load gave an array, it is an .npy
+    except (*_UNREADABLE, AttributeError) as error:  # AttributeError: np.load gave an array, it is an .npy
         raise AgentError(f"{path}: not a readable .npz of plain arrays: {error}") from error
 
 
@@ -295,20 +302,21 @@ def check_feeds(inputs: Sequence[Any], feeds: Arrays) -> None:
             )
 
 
-def infer(session: Any, feeds: Arrays) -> Arrays:
-    """Outputs for any number of samples: a model of fixed batch N takes them N at a time."""
+def infer(session: Any, feeds: Arrays, most: Optional[int] = None) -> Arrays:
+    """Outputs for any number of samples: a model of fixed batch N takes them N at a time, another ``most`` of them."""
     port = session.inputs[0]
     samples = feeds[port.name].shape[0] if port.name in feeds and feeds[port.name].ndim else None
     batch = port.shape[0] if port.shape else None
-    if samples is None or batch is None or samples <= batch:
+    chunk = batch or most
+    if samples is None or chunk is None or samples <= chunk:
         return dict(session.run(feeds))
-    if samples % batch:
+    if batch is not None and samples % batch:
         raise AgentError(
             f"input {port.name}: got {samples} samples; the model takes a multiple of its batch of {batch}"
         )
     parts = [
-        session.run({name: array[start : start + batch] for name, array in feeds.items()})
-        for start in range(0, samples, batch)
+        session.run({name: array[start : start + chunk] for name, array in feeds.items()})
+        for start in range(0, samples, chunk)
     ]
     return {name: np.concatenate([part[name] for part in parts]) for name in session.outputs}
 
@@ -816,7 +824,7 @@ _JOB_KEYS = {
     "bench": _COMMON_KEYS | _BENCH_KEYS,
     "race": _COMMON_KEYS | _RACE_KEYS,
     "memory": _COMMON_KEYS | {"iterations", "seed"},
-    "infer": _COMMON_KEYS | {"outputs_npz"},
+    "infer": _COMMON_KEYS | {"outputs_npz", "most"},
     "probe": {"task", "runtime", "threads"},
 }
 _INPUT_KEYS = {"input", "inputs_npz"}
@@ -908,7 +916,7 @@ def _memory_job(job: Json) -> Tuple[Json, Json]:
 
 def _infer_job(job: Json) -> Tuple[Json, Json]:
     session = _open_model(job, job["models"][0])
-    write_npz(job["outputs_npz"], infer(session, _job_feeds(job, session)))
+    write_npz(job["outputs_npz"], infer(session, _job_feeds(job, session), job["most"]))
     return {"outputs_npz": job["outputs_npz"], "outputs": session.outputs}, session.options
 
 
@@ -1101,7 +1109,7 @@ def _check_compatible(folder: str, manifest: Json) -> None:
     if rule not in _VERSION_RULES:
         raise _incompatible(manifest, f"version rule {rule!r} is unknown; expected one of {sorted(_VERSION_RULES)}")
     got = runtime_version(runtime)
-    if not _VERSION_RULES[rule](_release(got), _release(wanted)):
+    if not serves(got, rule, wanted):
         raise _incompatible(manifest, f"it needs {runtime} {wanted} ({rule}), installed is {got}")
 
 
@@ -1109,6 +1117,11 @@ def gpus() -> List[str]:
     """This machine's GPUs: a Jetson's chip (``nvidia,tegra234``), or the models that NVIDIA's driver tells."""
     cards = "\n".join(_read_each("/proc/driver/nvidia/gpus/*/information"))
     return _compatible() + re.findall(r"^Model:\s*(.+)$", cards, re.MULTILINE)
+
+
+def serves(got: str, rule: str, wanted: str) -> bool:
+    """Whether the release ``got`` of a runtime is what ``rule``, "minimum" or "exact", asks for."""
+    return bool(_VERSION_RULES[rule](_release(got), _release(wanted)))
 
 
 _VERSION_RULES = {"minimum": lambda got, wanted: got >= wanted, "exact": lambda got, wanted: got == wanted}
@@ -1222,15 +1235,17 @@ def _command_infer(folder: str, arguments: Any) -> None:
         raise AgentError(f"{arguments.outputs}: lies inside the bundle, which {SUMS} seals; write it elsewhere")
     manifest = check_bundle(folder)
     session = _open_artifact(folder, manifest, manifest["threads"])
-    write_npz(arguments.outputs, infer(session, _read_inputs(arguments.inputs, manifest["input"]["name"])))
+    feeds = _read_inputs(arguments.inputs, manifest["input"]["name"])
+    write_npz(arguments.outputs, infer(session, feeds, (manifest.get("dynamic_batch") or {}).get("max")))
 
 
 def _read_inputs(path: str, name: str) -> Arrays:
     if not path.endswith(".npy"):
         return read_npz(path)
     try:
-        return {name: np.load(path, allow_pickle=False)}
-    except (OSError, ValueError) as error:
+        with open(path, "rb") as stream:
+            return {name: np.load(stream, allow_pickle=False)}
+    except _UNREADABLE as error:
         raise AgentError(f"{path}: not a readable .npy array: {error}") from error
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kronexport import __version__, options
-from kronexport.errors import KronexportError, UserInputError, as_failure
+from kronexport.errors import KronexportError, Terminated, UserInputError, as_failure
 from kronexport.files import stdout_to_stderr
 from kronexport.subcommands import cache_app, farm_app, print_json_or, targets_app
 
@@ -35,7 +35,7 @@ app.add_typer(targets_app, name="targets")
 app.add_typer(cache_app, name="cache")
 app.add_typer(farm_app, name="farm")
 
-_STOPPED = {130: "interrupted", 143: "terminated"}
+_INTERRUPTED, _TERMINATED = 130, 143
 """Exit codes of Ctrl-C and of SIGTERM, which ``timeout`` and systems send: both clean up."""
 
 _AFTER_A_STOP = "nothing half-written was left; run the same command again, a build with --resume"
@@ -293,8 +293,13 @@ def schema() -> None:
 def main() -> None:
     """Entry point: every error on purpose ends in its own exit code, with its message on stderr."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    signal.signal(signal.SIGTERM, terminate)
     sys.exit(run(sys.argv[1:]))
+
+
+def terminate(_number: int, _frame: object) -> None:
+    """The handler of SIGTERM."""
+    raise Terminated
 
 
 def run(arguments: list[str]) -> int:
@@ -306,9 +311,9 @@ def run(arguments: list[str]) -> int:
         return _fail(str(failure), failure.exit_code)
     except SystemExit as stop:  # how typer ends: 0, 2 for a wrong command line, 130 for Ctrl-C
         code = stop.code if isinstance(stop.code, int) else 0
-        if code in _STOPPED:
-            return _fail(f"{_STOPPED[code]}; {_AFTER_A_STOP}", code)
-        return code
+        return _fail(f"interrupted; {_AFTER_A_STOP}", code) if code == _INTERRUPTED else code
+    except Terminated:
+        return _fail(f"terminated; {_AFTER_A_STOP}", _TERMINATED)
     return 0
 
 

@@ -57,6 +57,10 @@ class BundleError(KronexportError):
     exit_code: ClassVar[int] = 6
 
 
+class Terminated(BaseException):
+    """SIGTERM came. Like KeyboardInterrupt no error of anybody's: only the command line catches it."""
+
+
 @contextmanager
 def named(site: str) -> Iterator[None]:
     """A UserInputError raised within gets the name of the site that it is about."""

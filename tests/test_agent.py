@@ -40,7 +40,7 @@ def job(task: str, path: Path, **changes: Any) -> dict[str, Any]:
             "drop_factor": 1e6,
         },
         "memory": {"iterations": 2, "seed": 0},
-        "infer": {"outputs_npz": "unused.npz"},
+        "infer": {"outputs_npz": "unused.npz", "most": None},
     }
     common: dict[str, Any] = {
         "task": task,
@@ -131,6 +131,23 @@ def test_infer_takes_any_multiple_of_the_batch(runtime: str, batch: int | str, t
     session = agent.open_session(runtime, str(save_model(tmp_path / "model.onnx", batch=batch)), 1)
     outputs = agent.infer(session, {INPUT: images(6)})
     assert agent.rel_l2(outputs[OUTPUT], expected(images(6))) < 1e-5
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_model_of_any_batch_takes_no_more_at_once_than_it_is_told(
+    runtime: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = agent.open_session(runtime, str(save_model(tmp_path / "model.onnx", batch="batch")), 1)
+    real, seen = session.run, []
+
+    def run(feeds: dict[str, Any]) -> Any:
+        seen.append(len(feeds[INPUT]))
+        return real(feeds)
+
+    monkeypatch.setattr(session, "run", run)
+    outputs = agent.infer(session, {INPUT: images(7)}, most=3)
+    assert seen == [3, 3, 1]
+    assert agent.rel_l2(outputs[OUTPUT], expected(images(7))) < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -573,6 +590,19 @@ def test_npz_of_objects_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "objects.npz", thing=np.array([{}], dtype=object))
     with pytest.raises(agent.AgentError, match=r"objects\.npz: not a readable \.npz"):
         agent.read_npz(str(tmp_path / "objects.npz"))
+
+
+@pytest.mark.parametrize("damage", ["cut off", "empty", "altered"])
+def test_a_damaged_npz_is_refused(damage: str, tmp_path: Path) -> None:
+    """As a file that was not copied whole."""
+    path = tmp_path / "inputs.npz"
+    np.savez_compressed(path, x=np.random.default_rng(0).standard_normal(1000))
+    content = path.read_bytes()
+    middle = len(content) // 2
+    altered = content[:middle] + bytes(64) + content[middle + 64 :]
+    path.write_bytes({"cut off": content[:middle], "empty": b"", "altered": altered}[damage])
+    with pytest.raises(agent.AgentError, match=r"inputs\.npz: not a readable \.npz"):
+        agent.read_npz(str(path))
 
 
 # --- command line ---------------------------------------------------------------------------------------------

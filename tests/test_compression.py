@@ -93,6 +93,29 @@ def test_the_input_may_be_an_example(example: Any) -> None:
     assert compress(small(), example).macs == compress(small(), SHAPE).macs
 
 
+def test_a_model_that_normalizes_its_input_in_place_is_fitted_as_one_that_does_not() -> None:
+    class Normalized(nn.Module):
+        def __init__(self, *, in_place: bool) -> None:
+            super().__init__()
+            self.body, self.in_place = small(), in_place
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            normal = x.sub_(0.5).mul_(3) if self.in_place else (x - 0.5) * 3
+            output: torch.Tensor = self.body(normal)
+            return output
+
+    given = images(16)
+    before = given.copy()
+    found = [
+        compress(Normalized(in_place=in_place), SHAPE, goal=("params<=0.5",), calibration=given)
+        for in_place in (False, True)
+    ]
+    np.testing.assert_array_equal(given, before)
+    plain, in_place = (one.model.state_dict() for one in found)
+    for name, tensor in plain.items():
+        torch.testing.assert_close(in_place[name], tensor, rtol=1e-5, atol=1e-7)
+
+
 def test_macs_are_those_of_the_given_batch() -> None:
     one, two = (compress(small(), (batch, *SHAPE[1:]), goal=("macs<=0.5",)) for batch in (1, 2))
     assert two.dense_macs == 2 * one.dense_macs

@@ -133,3 +133,15 @@ def test_a_build_that_is_stopped_leaves_nothing_half_written(
     again = command(*line)
     assert again.code == 0, again.err
     assert_whole(tmp_path / "out" / "x86-onnxruntime")
+
+
+def test_a_build_that_is_terminated_in_the_users_code_ends_as_terminated(tmp_path: Path) -> None:
+    """Not as an error of that code."""
+    slow = (
+        "import sys, time\ndef net():\n    print('in the factory', file=sys.stderr, flush=True)\n    time.sleep(60)\n"
+    )
+    (tmp_path / "slow.py").write_text(slow, encoding="utf-8")
+    line = ("build", f"{tmp_path}/slow.py:net", "--input", INPUT, "--target", "cpu", "--out", tmp_path / "out")
+    code, said = stopped_at("in the factory", signal.SIGTERM, *line)
+    assert code == 143, said
+    assert "terminated; nothing half-written was left" in said

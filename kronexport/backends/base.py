@@ -36,8 +36,11 @@ class Compiled:
 class Runner(Protocol):
     """An engine that is loaded."""
 
-    def infer(self, feeds: Mapping[str, NDArray[Any]]) -> Arrays:
-        """All outputs for one feed an input; more samples than the static batch N run N at a time."""
+    def infer(self, feeds: Mapping[str, NDArray[Any]], most: int | None = None) -> Arrays:
+        """All outputs for one feed an input; more samples than the static batch N run N at a time.
+
+        ``most``: how many run at once where the batch is none; None: all.
+        """
         ...
 
 
@@ -88,9 +91,9 @@ class SessionRunner:
     session: Any
     place: Path
 
-    def infer(self, feeds: Mapping[str, NDArray[Any]]) -> Arrays:
+    def infer(self, feeds: Mapping[str, NDArray[Any]], most: int | None = None) -> Arrays:
         with agent_errors(f"{self.place}: "):
-            return dict(agent.infer(self.session, dict(feeds)))
+            return dict(agent.infer(self.session, dict(feeds), most))
 
 
 @contextmanager

@@ -60,6 +60,8 @@ class KroneckerLayer(nn.Module):
             )
         module = self.to(layer.weight)
         module.factors.requires_grad_(layer.weight.requires_grad)
+        if module.bias is not None and layer.bias is not None:
+            module.bias.requires_grad_(layer.bias.requires_grad)
         return module.train(layer.training)
 
     def network(self) -> KroneckerNetwork:

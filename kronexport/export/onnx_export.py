@@ -5,6 +5,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 
 import onnx_ir as ir
@@ -40,7 +41,6 @@ def export_onnx(model: nn.Module, spec: InputSpec, outputs: Sequence[str] | None
                 dynamo=True,
                 opset_version=EXPORTER_OPSET,
                 input_names=[spec.name],
-                output_names=outputs,
                 verbose=False,
             )
     except Exception as error:  # the exporter raises what the model's own code raises
@@ -55,7 +55,31 @@ def export_onnx(model: nn.Module, spec: InputSpec, outputs: Sequence[str] | None
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(exported)
     exported.producer_name, exported.producer_version = "kronexport", None
     _drop_foreign_metadata(exported)
+    _name_values(exported.graph, outputs)
     return exported
+
+
+def _name_values(graph: ir.Graph, names: Sequence[str] | None) -> None:
+    """Give the outputs these names, or their own, and let no other value bear one, or that of an input.
+
+    Torch names inputs and outputs without a look at what else is called so.
+    """
+    outputs, inputs = list(graph.outputs), [str(value.name) for value in graph.inputs]
+    values = [*graph.initializers.values(), *(value for node in graph for value in node.outputs)]
+    taken = {str(value.name) for value in values}.union(inputs, names or ())
+
+    def free(name: str) -> str:
+        found = next(other for index in count() if (other := f"{name}.{index}") not in taken)
+        taken.add(found)
+        return found
+
+    if names is None:
+        names = [free(name) if (name := str(value.name)) in inputs else name for value in outputs]
+    for value in values:
+        if value in outputs or value.name in names or value.name in inputs:
+            value.name = free(str(value.name))
+    for value, name in zip(outputs, names, strict=True):
+        value.name = name
 
 
 def save_model(model: ir.Model, path: Path) -> None:

@@ -81,12 +81,12 @@ def _modes() -> tuple[Callable[[], AbstractContextManager[None]], ...]:
 
 
 def run(model: nn.Module, images: Tensor) -> Any:
-    """What ``model`` gives for ``images``.
+    """What ``model`` gives for ``images``, of which it gets a copy, since a forward may change its input in place.
 
     Raises:
         UserInputError: the forward raises.
     """
-    return call_user(model, images, doing="--calibration: the model's forward")
+    return call_user(model, images.clone(), doing="--calibration: the model's forward")
 
 
 @contextmanager

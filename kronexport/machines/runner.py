@@ -24,7 +24,7 @@ class MachineRunner:
     artifact: Path
     threads: int
 
-    def infer(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def infer(self, feeds: Mapping[str, NDArray[Any]], most: int | None = None) -> dict[str, NDArray[Any]]:
         with tempfile.TemporaryDirectory(prefix="kronexport-infer-") as name:
             inputs, outputs = Path(name, "inputs.npz"), Path(name, "outputs.npz")
             agent.write_npz(str(inputs), dict(feeds))
@@ -36,6 +36,7 @@ class MachineRunner:
                 "models": [{"name": self.artifact.name, "path": str(self.artifact.resolve())}],
                 "inputs_npz": str(inputs),
                 "outputs_npz": str(outputs),
+                "most": most,
             }
             self.machine.run_agent(job, timeout_seconds=_INFER_SECONDS)
             try:

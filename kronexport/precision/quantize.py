@@ -8,10 +8,11 @@ saturate beyond 32767, in ONNX Runtime and OpenVINO alike, and a bundle does not
 ResNet-20 with weights of 8 bits that moved the outputs by 17 %.
 """
 
+import io
 import logging
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -37,6 +38,9 @@ _METHODS: Final[Mapping[Ranges, CalibrationMethod]] = {
     "entropy": CalibrationMethod.Entropy,
     "percentile": CalibrationMethod.Percentile,
 }
+_HELD: Final = 8
+"""Samples whose activations are held at once, all tensors of them, where ranges come of histograms."""
+
 _ELEMENT: Final = onnx.TensorProto.UINT8
 _ACTIVATIONS: Final = frozenset({"Relu", "Clip"})
 _NARROW: Final = frozenset({"Conv", "Add"})
@@ -75,6 +79,12 @@ def quantized(
     kind = QuantType.QInt8 if scheme.symmetric else QuantType.QUInt8
     in_float = {*keep_float, *scheme.refused(model.graph)}
     in_float |= _pools_of_float(model.graph, in_float)
+    reader = _Reader(feeds)
+    options = {
+        "ForceQuantizeNoInputCheck": True,  # a Transpose or Reshape between two layers in int8 moves bytes, not floats
+        **(symmetric.OPTIONS if scheme.symmetric else {}),
+        **({} if scheme.ranges == "minmax" else {"CalibStridedMinMax": reader.stride}),  # of any method, by its name
+    }
     with _quiet(), tempfile.TemporaryDirectory(prefix="kronexport-int8-") as folder:
         source, path = Path(folder, "float.onnx"), Path(folder, "int8.onnx")
         onnx.save(model, source)  # a model in memory would be changed
@@ -82,7 +92,7 @@ def quantized(
             quantize_static(
                 source,
                 path,
-                _Reader(iter(feeds)),
+                reader,
                 quant_format=QuantFormat.QDQ,
                 per_channel=True,
                 activation_type=kind,
@@ -90,8 +100,7 @@ def quantized(
                 reduce_range=not scheme.symmetric,
                 nodes_to_exclude=sorted(in_float),
                 calibrate_method=_METHODS[scheme.ranges],
-                # a Transpose or Reshape between two layers in int8 moves bytes, not floats
-                extra_options={"ForceQuantizeNoInputCheck": True, **(symmetric.OPTIONS if scheme.symmetric else {})},
+                extra_options=options,
             )
         except Exception as error:  # whatever the quantizer makes of an operator
             raise KronexportError(f"int8: the model cannot be quantized: {error}") from error
@@ -182,20 +191,32 @@ def _scale(graph: onnx.GraphProto) -> list[str]:
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]  # the library is untyped
-    def __init__(self, feeds: Iterator[Mapping[str, NDArray[Any]]]) -> None:
-        self._feeds = feeds
+    """Feeds one after the other; ``stride`` of them at once where all of their activations are held."""
+
+    def __init__(self, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> None:
+        batch = len(next(iter(feeds[0].values())))
+        self.stride = min(len(feeds), max(1, _HELD // batch))
+        self._feeds = feeds[: len(feeds) // self.stride * self.stride]  # onnxruntime takes no last, smaller part
+        self._left = iter(self._feeds)
+
+    def __len__(self) -> int:
+        return len(self._feeds)
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        self._left = iter(self._feeds[start_index:end_index])
 
     def get_next(self) -> dict[str, NDArray[Any]] | None:
-        feed = next(self._feeds, None)
+        feed = next(self._left, None)
         return None if feed is None else dict(feed)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The quantizer logs to the root logger what concerns nobody here."""
+    """The quantizer logs to the root logger, and prints, what concerns nobody here."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        yield
+        with redirect_stdout(io.StringIO()):
+            yield
     finally:
         logging.disable(before)

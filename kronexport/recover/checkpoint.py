@@ -149,7 +149,7 @@ def forward_hash(student: nn.Module, teacher: nn.Module, images: Tensor) -> str:
     found: dict[str, Tensor] = {}
     for name, network in (("student", student), ("teacher", teacher)):
         with seeded(0, 0, images.device):
-            given = call_user(network, images, doing=f"distil: the {name}'s forward of {len(images)} images")
+            given = call_user(network, images.clone(), doing=f"distil: the {name}'s forward of {len(images)} images")
         tensors = [leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor)]
         found |= {f"{name} {index}": tensor for index, tensor in enumerate(tensors)}
     return _tensors_hash(found, "")

@@ -284,7 +284,7 @@ def predictor(model: nn.Module, device: torch.device) -> Predictor:
 
     @torch.inference_mode()
     def predict(images: NDArray[np.float32]) -> NDArray[Any]:
-        given = model(torch.from_numpy(np.ascontiguousarray(images, np.float32)).to(device))
+        given = model(torch.tensor(np.asarray(images, np.float32), device=device))  # a copy, as for every forward
         output = next(leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor))
         found: NDArray[Any] = output.float().cpu().numpy()
         return found

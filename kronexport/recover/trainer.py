@@ -94,7 +94,8 @@ class Trainer:
         mode = " in training" if model.training else ""
         doing = f"distil: the {name}'s forward of {len(batch.images)} images{mode}"
         with self._autocast():
-            given = call_user(model, batch.images.to(self.device, non_blocking=True), doing=doing)
+            # a copy: a forward may change its input in place
+            given = call_user(model, batch.images.to(self.device, non_blocking=True, copy=True), doing=doing)
         return [leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor)]
 
     def loss(self, student: nn.Module, batch: Batch, *, alone: bool = False) -> Tensor:

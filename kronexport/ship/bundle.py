@@ -55,8 +55,9 @@ def write_bundle(
         write_json_aside(aside / MANIFEST_FILE, replace(manifest, files=files).to_json())
         _write_sums(aside)
         runs = manifest.artifact is not None and manifest.backend != "tensorrt"  # run.py has no session of TensorRT
-        if runs and manifest.requires.fits(platform.machine()):
-            verify_golden(aside)  # what ships is run once as it ships, by the file that travels with it
+        # What ships is run once as it ships, by the file that travels with it; a board's release may be a later one.
+        if runs and manifest.requires.fits(platform.machine(), agent.runtime_version(manifest.requires.runtime)):
+            verify_golden(aside)
 
 
 def read_bundle(folder: Path) -> dict[str, Any]:

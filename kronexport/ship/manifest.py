@@ -59,9 +59,10 @@ class Requirement:
     gpu: tuple[str, ...] | None = None
     sm: str | None = None
 
-    def fits(self, machine: str) -> bool:
-        """Whether it is for ``machine``, a value of ``platform.machine()``."""
-        return self.machine is None or machine in self.machine
+    def fits(self, machine: str, version: str) -> bool:
+        """Whether it is for ``machine``, a value of ``platform.machine()``, with that release of the runtime."""
+        is_its_kind = self.machine is None or machine in self.machine
+        return is_its_kind and agent.serves(version, self.rule, self.version)
 
 
 @dataclass(frozen=True, slots=True)

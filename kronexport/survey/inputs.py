@@ -3,6 +3,7 @@
 import math
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,7 @@ def _arrays(path: Path, place: str) -> dict[str, NDArray[Any]]:
         with path.open("rb") as stream:
             content = np.load(stream, allow_pickle=False)
             return {_ARRAY_KEY: content} if isinstance(content, np.ndarray) else dict(content)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserInputError(f"{place}: cannot be read ({error}); save it with numpy.save or numpy.savez") from error
 
 

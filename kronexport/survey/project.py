@@ -59,7 +59,7 @@ def load_project(
     """
     spec = _input(loaded, input_text)
     images = _calibration(loaded, spec, calibration, mean, std)
-    evaluator, reason = _evaluator(loaded, evaluate)
+    evaluator, reason = _evaluator(loaded, spec, evaluate)
     return Project(
         name=loaded.name,
         module=loaded.module,
@@ -101,12 +101,16 @@ def _calibration(
     return loaded.sample.calibration()
 
 
-def _evaluator(loaded: LoadedModel, source: str | None) -> tuple[Callable[[Predictor], float] | None, str]:
+def _evaluator(
+    loaded: LoadedModel, spec: InputSpec, source: str | None
+) -> tuple[Callable[[Predictor], float] | None, str]:
     if source is not None:
         return load_evaluator(source), ""
     sample = loaded.sample
     if sample is None:
         return None, "no --evaluate was given"
+    if sample.input_shape[1:] != spec.shape[1:]:
+        return None, "the sample's test images are of another size than --input, and no --evaluate was given"
     score = sample.score if loaded.weights is not None else sample.evaluator
     return score, "" if score else "the sample has no trained weights to score, and no --evaluate was given"
 

@@ -243,10 +243,11 @@ def _place_obstacle(name: str, layer: _Layer, module: nn.Module) -> str | None:
     parents = defaultdict(list)
     for path, part in module.named_modules(remove_duplicate=False):
         if part is layer:
-            parents[id(module.get_submodule(path.rpartition(".")[0]))].append(path)
+            holder, _, name_there = path.rpartition(".")
+            parents[id(module.get_submodule(holder)), name_there].append(path)
     # A module that holds the layer and is itself known by several names is replaced once, for all of them.
     places = [paths[0] for paths in parents.values()]
-    return f"is held by several modules: {', '.join(places)}" if len(places) > 1 else None
+    return f"is held in several places: {', '.join(places)}" if len(places) > 1 else None
 
 
 def _modules_with(weight: Tensor, module: nn.Module) -> set[str]:

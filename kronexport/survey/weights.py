@@ -3,6 +3,7 @@
 import difflib
 import pickle
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             f"{path}: is refused: it holds Python objects besides tensors, or is damaged ({_first_line(error)}); "
             f"save the weights alone: torch.save(model.state_dict(), 'weights.pt') or a .safetensors file"
         ) from error
-    except (RuntimeError, ValueError, EOFError, KeyError, zipfile.BadZipFile, safetensors.SafetensorError) as error:
+    except _UNREADABLE as error:
         raise UserInputError(
             f"{path}: is not a readable {path.suffix} file of weights ({_first_line(error)}); save it again"
         ) from error
@@ -98,8 +99,17 @@ def _read_npz(path: Path) -> Any:
         archive = np.load(stream, allow_pickle=False)
         if isinstance(archive, np.ndarray):
             raise ValueError("it is a single array without a name")  # noqa: TRY004  # the file's fault, not the type's
-        return {name: torch.from_numpy(np.asarray(archive[name])) for name in archive.files}
+        arrays = {name: np.asarray(archive[name]) for name in archive.files}
+    texts = [name for name, array in arrays.items() if array.dtype.kind not in "biufc"]
+    if texts:
+        raise ValueError(f"{texts[0]} is {arrays[texts[0]].dtype}, not numbers")
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
+
+_UNREADABLE = (
+    *(RuntimeError, ValueError, EOFError, KeyError),
+    *(zipfile.BadZipFile, zlib.error, safetensors.SafetensorError),
+)
 
 _READERS: dict[str, Callable[[Path], Any]] = {
     ".safetensors": _read_safetensors,
@@ -149,7 +159,14 @@ def _load(module: nn.Module, state: dict[str, Tensor], path: Path) -> tuple[list
         result = module.load_state_dict(state, strict=False)
     except RuntimeError as error:
         raise UserInputError(f"{path}: the model refuses these weights ({_first_line(error)})") from error
-    return list(result.missing_keys), list(result.unexpected_keys)
+    return _without_loaded(result.missing_keys, state, module), list(result.unexpected_keys)
+
+
+def _without_loaded(missing: Sequence[str], state: Mapping[str, Tensor], module: nn.Module) -> list[str]:
+    """Of the missing names those whose tensor has not come under another one, as safetensors saves what is shared."""
+    own = {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
+    loaded = {(own[name].data_ptr(), own[name].shape) for name in state if name in own}
+    return [name for name in missing if name not in own or (own[name].data_ptr(), own[name].shape) not in loaded]
 
 
 def _listed_missing(missing: Sequence[str], unexpected: Sequence[str], module: nn.Module) -> list[str]:

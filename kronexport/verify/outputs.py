@@ -53,7 +53,8 @@ def run_torch(model: nn.Module, images: NDArray[np.float32], batch: int) -> Outp
     They are named by their place among the tensors that the model returns, whatever holds them: the order of the
     exported model's outputs.
     """
-    parts = [_named(model(chunk)) for chunk in torch.split(torch.from_numpy(images), batch)]
+    chunks = torch.split(torch.tensor(images), batch)  # a copy: a forward may change its input in place
+    parts = [_named(model(chunk)) for chunk in chunks]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

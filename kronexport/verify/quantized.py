@@ -1,7 +1,8 @@
 """The stage ``quantize``: an int8 model that computes nearly what its float model does, layers in float where it must.
 
 How far int8 may move the outputs is the target's tolerance. Where it moves them further, the layers that do so most,
-each quantized alone, stay in float, one after the other, until it does not.
+each quantized alone, stay in float, one after the other, until it does not: those that could be factorized, whole, and
+every other convolution and matrix product.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -13,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 
 from kronexport.precision.quantize import Scheme, quantized
-from kronexport.precision.steps import conv_steps, float_nodes
+from kronexport.precision.steps import float_nodes, weighty_nodes
 from kronexport.records import Check
 from kronexport.verify.harmful import few, keep_harmful
 from kronexport.verify.outputs import Outputs, compare, run_onnx
@@ -37,33 +38,33 @@ def verify_quantized(
         images: golden inputs [K, C, H, W], of which ``verified`` has the outputs.
         feeds: calibration inputs by name, each of the model's batch.
         scheme: of the target.
-        sites: names of the layers that may stay in float.
+        sites: names of the layers whose Convs stay in float together.
         float_steps: of layers the Convs that stay in float since they are faster so.
         tolerance: largest relative L2 of the outputs from the float ones.
 
     Raises:
-        VerificationError: the outputs move further with all ``sites`` in float.
+        VerificationError: the outputs move further with all convolutions and matrix products in float.
         KronexportError: the model cannot be quantized.
     """
     model = onnx.load(verified.path)
-    steps = conv_steps(model.graph, sites)
+    layers = weighty_nodes(model.graph, sites)
     refused = scheme.refused(model.graph)
     kept = {*float_nodes(model.graph, float_steps), *refused}
     folder = verified.path.parent / "int8"
     folder.mkdir()
     path = folder / verified.path.name
 
-    def convs_in_float(layers: Sequence[str]) -> set[str]:
-        return kept.union(*(steps[site] for site in layers))
+    def nodes_in_float(names: Sequence[str]) -> set[str]:
+        return kept.union(*(layers[name] for name in names))
 
-    def outputs(layers: Sequence[str]) -> Outputs:
-        onnx.save(quantized(model, feeds, scheme, sorted(convs_in_float(layers))), path)
+    def outputs(names: Sequence[str]) -> Outputs:
+        onnx.save(quantized(model, feeds, scheme, sorted(nodes_in_float(names))), path)
         return run_onnx(path, images)
 
     def check(found: Outputs) -> Check:
         return compare("quantized", "simplified", found, verified.outputs, tolerance)
 
-    harmful, found = keep_harmful(list(steps), outputs, lambda found: check(found).rel_l2 or 0.0, tolerance)
+    harmful, found = keep_harmful(list(layers), outputs, lambda found: check(found).rel_l2 or 0.0, tolerance)
     done = require(check(found))
     return replace(
         verified,
@@ -71,12 +72,12 @@ def verify_quantized(
         in_float=verified.path,
         outputs=found,
         checks=(*verified.checks, done),
-        notes=(*verified.notes, *_notes(convs_in_float(harmful), harmful, refused)),
+        notes=(*verified.notes, *_notes(nodes_in_float(harmful), harmful, refused)),
     )
 
 
 def _notes(kept: Collection[str], harmful: Sequence[str], refused: Mapping[str, str]) -> list[str]:
-    notes = [f"int8: {len(kept)} Convs stay in float"] if kept else []
+    notes = [f"int8: {len(kept)} convolutions and matrix products stay in float"] if kept else []
     if refused:
         named = few([f"{name} ({why})" for name, why in refused.items()])
         notes.append(f"int8: the runtime has no int8 for groups of {len(refused)} Convs: {named}")

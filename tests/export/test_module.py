@@ -1,5 +1,7 @@
 """KroneckerConv2d and KroneckerLinear: each computes what its factors say, trains, and exports as one operator."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
@@ -10,11 +12,12 @@ from torch import nn
 
 from kronexport.errors import UserInputError
 from kronexport.export.module import KroneckerConv2d, KroneckerLinear
-from kronexport.export.onnx_export import export_onnx
+from kronexport.export.onnx_export import export_onnx, save_model
 from kronexport.export.operator import attach_functions, is_kronecker, read_node
 from kronexport.factorize.decompose import decompose
 from kronexport.factorize.gkpd import gkpd_structure
 from kronexport.records import ConvGeometry, InputSpec, Structure
+from kronexport.verify.outputs import run_onnx
 from tests.strategies import Layer, layers
 
 FULL = gkpd_structure((4, 2, 3, 1), (2, 3, 1, 3), 18)
@@ -72,7 +75,7 @@ def test_it_keeps_what_a_conv_says_of_itself() -> None:
         assert getattr(module, name) == getattr(conv, name)
     torch.testing.assert_close(module.weight, conv.weight)
     assert {parameter.dtype for parameter in module.parameters()} == {torch.float64}
-    assert not any(parameter.requires_grad for parameter in module.factors)
+    assert not any(parameter.requires_grad for parameter in module.parameters())
 
 
 def test_every_factor_and_the_bias_get_gradients() -> None:
@@ -151,6 +154,33 @@ def test_a_layer_without_bias_exports_zeros() -> None:
     (node,) = [node for node in model.graph if is_kronecker(node)]
     assert node.inputs[1] is not None
     assert not node.inputs[1].const_value.numpy().any()  # type: ignore[union-attr]
+
+
+class Heads(nn.Module):
+    """Gives the output of its first layer, and of its last, or its input."""
+
+    def __init__(self, first: nn.Module, *, gives_input: bool = False) -> None:
+        super().__init__()
+        self.first, self.last, self.gives_input = first, nn.Conv2d(8, 8, 1), gives_input
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        early = self.first(x)
+        return (x if self.gives_input else early), self.last(early.relu())
+
+
+@pytest.mark.parametrize("gives_input", [False, True])
+def test_no_two_values_have_one_name_where_outputs_are_named_after_another_export(
+    *, gives_input: bool, tmp_path: Path
+) -> None:
+    """Torch counts layers by their operator, and a factorized one is none of conv2d's."""
+    conv, spec = nn.Conv2d(8, 8, 3, padding=1), InputSpec("x", (1, 8, 5, 5))
+    structure = gkpd_structure((8, 1, 1, 1), (1, 8, 3, 3), 2)
+    names = [str(value.name) for value in export_onnx(Heads(conv, gives_input=gives_input), spec).graph.outputs]
+    exported = export_onnx(Heads(KroneckerConv2d.from_conv(conv, structure), gives_input=gives_input), spec, names)
+    assert [value.name for value in exported.graph.outputs] == names
+    attach_functions(exported)
+    save_model(exported, tmp_path / "model.onnx")
+    assert list(run_onnx(tmp_path / "model.onnx", np.ones(spec.shape, np.float32))) == names
 
 
 def test_a_model_that_cannot_be_traced_is_a_user_error() -> None:

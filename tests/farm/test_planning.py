@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 
 from kronexport import agent
+from kronexport.cli import terminate
 from kronexport.machines.keeper import free_lease, take_lease
 from tests.conftest import INPUT, SHORT, Ended, command
 from tests.farm import scripted_agent
@@ -98,7 +98,7 @@ def test_one_of_four_is_killed_in_the_middle(crew: Crew, network: Path, alone: l
 def hears_signals() -> Iterator[None]:
     """SIGTERM as ``cli.main`` does; and SIGINT, which a program that a script starts in the background ignores."""
     usual = {
-        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number)),
+        signal.SIGTERM: signal.signal(signal.SIGTERM, terminate),
         signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
     }
     yield

@@ -9,6 +9,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from onnx import numpy_helper
+from onnxruntime.quantization.calibrate import HistogramCalibrater
 
 from kronexport import agent
 from kronexport.errors import KronexportError
@@ -62,6 +63,22 @@ def test_outputs_are_near_the_float_ones_and_not_equal(ranges: Ranges, *, symmet
     error = agent.rel_l2(run(found, tmp_path), run(model, tmp_path))
     assert 1e-4 < error < (NEAR if ranges == "minmax" else 4 * NEAR)
     assert operators(model) == ["Conv", "Relu", "Transpose", "Conv"], "the model that was given changed"
+
+
+def test_histograms_hold_the_activations_of_a_few_samples_at_once(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """And what onnxruntime prints of them is not among what a command prints."""
+    real, held = HistogramCalibrater.clear_collected_data, []
+
+    def cleared(calibrater: HistogramCalibrater) -> None:
+        held.append(len(calibrater.intermediate_outputs))
+        real(calibrater)
+
+    monkeypatch.setattr(HistogramCalibrater, "clear_collected_data", cleared)
+    quantized(chain(), [*FEEDS, *FEEDS, FEEDS[0]], Scheme(ranges="percentile"))
+    assert held == [4, 4], "of batches of two samples"
+    assert capfd.readouterr().out == ""
 
 
 def test_inputs_and_outputs_stay_float_and_all_shapes_are_known() -> None:

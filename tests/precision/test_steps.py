@@ -2,7 +2,7 @@
 
 import onnx
 
-from kronexport.precision.steps import conv_steps, float_nodes
+from kronexport.precision.steps import conv_steps, float_nodes, weighty_nodes
 
 
 def graph(*weights: str) -> onnx.GraphProto:
@@ -20,6 +20,21 @@ def test_steps_are_in_order_and_others_are_left_out() -> None:
         "layer1.conv": ["layer1.conv/step1.weight.node", "layer1.conv/step0.weight.node"],
         "stem": ["stem.weight.node"],
         "l": ["l/weight.node"],
+    }
+
+
+def test_every_other_node_with_a_weight_stands_for_itself() -> None:
+    """By the layer of its weight, or by its own name where that is none, or there already; a Relu is none."""
+    nodes = graph("a/step0.weight", "a/step1.weight", "b.weight", "b.weight", "merged").node
+    nodes.append(onnx.helper.make_node("Gemm", ["x", "fc.weight"], ["y"], "linear"))
+    nodes[3].name = "again"
+    found = weighty_nodes(onnx.helper.make_graph(nodes, "g", [], []), ["a"])
+    assert found == {
+        "a": ["a/step0.weight.node", "a/step1.weight.node"],
+        "b": ["b.weight.node"],
+        "again": ["again"],
+        "merged.node": ["merged.node"],
+        "fc": ["linear"],
     }
 
 

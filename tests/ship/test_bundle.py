@@ -102,6 +102,13 @@ def test_engine_that_is_yet_to_be_built_is_a_missing_runtime(tmp_path: Path, mod
         verify_bundle(folder)
 
 
+def test_what_needs_a_later_runtime_than_this_machine_has_is_written(tmp_path: Path, model_onnx: Path) -> None:
+    """It was verified on a board that has it; here it is refused."""
+    folder = bundle(tmp_path / "out", model_onnx, requires=requirement("onnxruntime", "999.0", None))
+    with pytest.raises(BundleError, match=r"needs onnxruntime 999\.0 \(minimum\)"):
+        verify_bundle(folder)
+
+
 @pytest.mark.parametrize(
     ("code", "error"),
     [(2, UserInputError), (3, MissingRuntimeError), (4, VerificationError), (6, BundleError), (1, KronexportError)],

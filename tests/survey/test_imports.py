@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from kronexport.errors import UserInputError
+from kronexport.errors import Terminated, UserInputError
 from kronexport.survey.imports import call_user, load_callable
 
 
@@ -120,6 +120,14 @@ def test_current_folder_goes_last_afterwards(folder: Path) -> None:
     load_callable("math:sqrt", "MODEL")
     assert sys.path[0] != str(folder)
     assert sys.path[-1] == str(folder)
+
+
+def test_sigterm_is_not_blamed_on_the_users_function() -> None:
+    def stopped() -> None:
+        raise Terminated
+
+    with pytest.raises(Terminated):
+        call_user(stopped, doing="the forward")
 
 
 def test_what_the_users_function_raises_is_shown_at_the_users_last_line(folder: Path) -> None:

@@ -101,4 +101,8 @@ def test_an_exported_program_brings_its_input(tmp_path: Path) -> None:
 
 
 def test_a_samples_images_are_left_out_at_another_size() -> None:
-    assert load("sample:resnet32", input_text="1x3x40x40").calibration is None
+    """Those of its evaluator as well."""
+    project = load("sample:resnet20", input_text="1x3x40x40")
+    assert (project.calibration, project.evaluate) == (None, None)
+    assert "of another size than --input" in project.unevaluated
+    assert load("sample:resnet20").evaluate is not None

@@ -251,7 +251,14 @@ def test_conv_held_by_two_modules_is_skipped() -> None:
     """Replacing it at one place would leave the other as it was."""
     conv = nn.Conv2d(4, 4, 1)
     net = Net(lambda net, x: net.features(x), part=conv, features=nn.Sequential(conv, nn.ReLU()))
-    assert reasons(net) == {"part": "is held by several modules: part, features.0"}
+    assert reasons(net) == {"part": "is held in several places: part, features.0"}
+
+
+def test_conv_under_two_names_of_one_module_is_skipped() -> None:
+    """As one that was renamed and kept for old checkpoints: forward may use either name."""
+    conv = nn.Conv2d(4, 4, 1)
+    net = Net(lambda net, x: net.again(x), part=conv, again=conv)
+    assert reasons(net) == {"part": "is held in several places: part, again"}
 
 
 def test_conv_of_a_module_with_two_names_is_a_site() -> None:

@@ -60,6 +60,22 @@ def test_prefix_stays_where_the_model_has_it_itself(tmp_path: Path) -> None:
     assert torch.equal(target.state_dict()["module.weight"], source.state_dict()["module.weight"])
 
 
+def test_what_safetensors_leaves_out_since_it_is_shared_is_not_missing(tmp_path: Path) -> None:
+    """Its ``save_model`` keeps one name of each tensor."""
+    source, target = (nn.Sequential(*[nn.Conv2d(2, 2, 1)] * 3, nn.Conv2d(2, 2, 1)) for _ in range(2))
+    safetensors.torch.save_model(source, str(tmp_path / "w.safetensors"))
+    load_weights(target, tmp_path / "w.safetensors")
+    for name, tensor in source.state_dict().items():
+        assert torch.equal(target.state_dict()[name], tensor), name
+    apart = nn.Sequential(*(nn.Conv2d(2, 2, 1) for _ in range(4)))
+    assert "4 missing in the file" in refusal(tmp_path / "w.safetensors", apart)
+
+
+def test_an_array_of_texts_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "w.npz", weight=np.zeros(3, np.float32), classes=np.array(["cat", "dog"]))
+    assert "classes is <U3, not numbers" in refusal(tmp_path / "w.npz")
+
+
 def test_half_precision_weights_become_the_models_type(tmp_path: Path) -> None:
     target = network()
     torch.save(network().half().state_dict(), tmp_path / "w.pt")

@@ -107,6 +107,18 @@ def test_torch_outputs_are_all_tensors_in_order(make: Callable[[Tensor], Any], c
         np.testing.assert_array_equal(output, (place + 1) * batches)
 
 
+def test_a_forward_that_changes_its_input_in_place_gets_a_copy() -> None:
+    class InPlace(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mul_(2)
+
+    given = images(4)
+    before = given.copy()
+    (found,) = run_torch(InPlace(), given, 2).values()
+    np.testing.assert_array_equal(given, before)
+    np.testing.assert_array_equal(found, 2 * before)
+
+
 def test_torch_runs_a_batch_at_a_time() -> None:
     """As the model was surveyed: it may not take another."""
     sizes = []

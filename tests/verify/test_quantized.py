@@ -64,7 +64,7 @@ def test_all_is_quantized_where_the_tolerance_allows_it(verified: VerifiedModel)
 def test_steps_that_are_faster_in_float_stay_so(verified: VerifiedModel) -> None:
     found = verify(verified, 10.0, mild=(0,))
     assert in_float(found) == {"one"}
-    assert "1 Convs stay in float" in found.notes[0]
+    assert "1 convolutions and matrix products stay in float" in found.notes[0]
 
 
 def test_the_layer_that_moves_the_outputs_most_stays_in_float(verified: VerifiedModel) -> None:
@@ -74,6 +74,13 @@ def test_the_layer_that_moves_the_outputs_most_stays_in_float(verified: Verified
     assert "harsh" in found.notes[-1]
     assert "mild" not in found.notes[-1]
     assert (found.checks[0].rel_l2 or 1) <= 0.3
+
+
+def test_what_is_no_site_may_stay_in_float_too(verified: VerifiedModel) -> None:
+    """As a depthwise convolution of MobileNetV2, or a layer that was excluded."""
+    found = verify_quantized(verified, IMAGES, FEEDS, Scheme(), sites=["mild"], float_steps={}, tolerance=0.3)
+    assert in_float(found) == {"two"}
+    assert found.notes[-1].endswith("move the outputs most: harsh")
 
 
 def test_a_tolerance_that_no_choice_keeps_is_refused(verified: VerifiedModel) -> None:

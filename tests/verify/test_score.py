@@ -16,7 +16,8 @@ SPEC = InputSpec("image", (4, 1, 2, 2))
 class Doubling:
     """An engine of a static batch, as runners are; gives twice its input and, as a second output, zeros."""
 
-    def infer(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def infer(self, feeds: Mapping[str, NDArray[Any]], most: int | None = None) -> dict[str, NDArray[Any]]:
+        assert most == SPEC.shape[0], "also where the batch is dynamic no more at once than is planned for"
         (images,) = feeds.values()
         assert list(feeds) == ["image"]
         assert images.shape[0] % SPEC.shape[0] == 0, "a runner takes whole batches only"

@@ -140,7 +140,8 @@ class Engine:
     def __init__(self, outputs: Mapping[str, NDArray[Any]]) -> None:
         self.outputs = outputs
 
-    def infer(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def infer(self, feeds: Mapping[str, NDArray[Any]], most: int | None = None) -> dict[str, NDArray[Any]]:
+        assert most is None
         assert list(feeds) == ["image"]
         return dict(self.outputs)
 
