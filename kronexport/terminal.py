@@ -20,9 +20,14 @@ if TYPE_CHECKING:
 _COUNTED = "params", "macs", "bytes"
 
 
+def plain_console() -> Console:
+    """On stdout, for text as it is: names and notes may have brackets and colons in them."""
+    return Console(markup=False, emoji=False, highlight=False)
+
+
 def print_report(report: Report) -> None:
     """The figures of every target, dense against compressed, and a line for each at the end."""
-    console = Console()
+    console = plain_console()
     for name, target in report.targets.items():
         table = Table(title=f"{report.model} on {name}", title_justify="left")
         for column in ("", "dense", "compressed", "ratio"):
@@ -30,20 +35,20 @@ def print_report(report: Report) -> None:
         for row in _rows(target):
             table.add_row(*row)
         console.print(table)
-        console.print(speed_verdict(target), highlight=False)
+        console.print(speed_verdict(target))
         for goal in target.goals:
             state = {True: "met", False: "MISSED", None: "not measured"}[goal.met]
             reached = "" if goal.value is None else f", reached {goal.value:.4g}"
-            console.print(f"goal {goal.expr}: {state}{reached}", highlight=False)
+            console.print(f"goal {goal.expr}: {state}{reached}")
         for check in target.verification:
             if check.rel_l2 is not None:
                 limit = "an approximation" if check.tolerance is None else f"at most {check.tolerance:.0e}"
-                console.print(f"{check.stage} against {check.against}: {check.rel_l2:.1e} ({limit})", highlight=False)
+                console.print(f"{check.stage} against {check.against}: {check.rel_l2:.1e} ({limit})")
         for reason, sites in _skipped(target).items():
             more = f" and {len(sites) - 1} more" if len(sites) > 1 else ""
-            console.print(f"skipped {sites[0]}{more}: {reason}", highlight=False)
+            console.print(f"skipped {sites[0]}{more}: {reason}")
         for note in target.notes:
-            console.print(f"note: {note}", highlight=False)
+            console.print(f"note: {note}")
     console.print(_summary(report))
 
 
@@ -81,12 +86,12 @@ def print_bench(result: "BenchResult") -> None:
     table = Table("", "n", "p50 ms", "p95 ms", "p99 ms")
     for name, stats in result.latency_ms.items():
         table.add_row(name, str(stats.n), f"{stats.p50:.3f}", f"{stats.p95:.3f}", f"{stats.p99:.3f}")
-    console = Console()
+    console = plain_console()
     console.print(table)
     for name, speedup in result.speedups.items():
         low, high = speedup.ci95
         text = f"{name}: {speedup.median:.2f}x as fast as dense, 95 % {low:.2f} to {high:.2f}: {speedup.verdict}"
-        console.print(text, highlight=False)
+        console.print(text)
 
 
 def plan_json(found: "DryRun") -> dict[str, Any]:
@@ -120,7 +125,7 @@ def plan_json(found: "DryRun") -> dict[str, Any]:
 
 def print_plan(found: "DryRun") -> None:
     """The plan of each target, site by site, and what is skipped."""
-    console = Console()
+    console = plain_console()
     for plan in found.plans:
         columns = "site", "structure", "rank", "lowering", "MACs", "error"
         table = _table(*columns, title=f"plan for {plan.target}", numbers=("MACs", "error"))
@@ -133,13 +138,13 @@ def print_plan(found: "DryRun") -> None:
         console.print(table)
         for name, total in _planned(found, plan).items():
             dense = getattr(found.project.survey, name)
-            console.print(f"{name}: {total:,} of {dense:,} = {total / dense:.3f}", highlight=False)
+            console.print(f"{name}: {total:,} of {dense:,} = {total / dense:.3f}")
         if plan.pareto:
             console.print(_front(plan.pareto))
         for note in plan.notes:
-            console.print(f"note: {note}", highlight=False)
+            console.print(f"note: {note}")
     for skipped in found.project.survey.skipped:
-        console.print(f"skipped {skipped.site}: {skipped.reason}", highlight=False)
+        console.print(f"skipped {skipped.site}: {skipped.reason}")
 
 
 def _front(points: "Sequence[ParetoPoint]") -> Table:
@@ -166,10 +171,10 @@ def _planned(found: "DryRun", plan: "Plan") -> dict[str, int]:
 
 def print_target(profile: "TargetProfile") -> None:
     """One line a value by its dotted key; below it where the value comes from, and what nobody has checked."""
-    console = Console()
+    console = plain_console()
 
     def say(line: str) -> None:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
     plain = profile.name.partition("@")[0]
     variants = [plain, *(f"{plain}@{variant}" for variant in profile.variants)] if profile.variants else []
@@ -188,13 +193,13 @@ def print_findings(findings: "Sequence[Finding]") -> None:
 
     ``absent`` is what a build can do without, ``missing`` what it lacks, ``wrong`` what is there and does not serve.
     """
-    console = Console()
+    console = plain_console()
     for finding in findings:
         good, bad = ("ok", "wrong") if finding.present else ("absent", "missing")
         found = "; ".join(text for text in (finding.version, finding.means) if text) or "-"
         remedy = "" if finding.ok or not finding.remedy else f"  ->  {finding.remedy}"
         line = f"{good if finding.ok else bad:7} {finding.name}: {found}{remedy}"
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
 
 def _rows(target: TargetReport) -> Iterator[tuple[str, str, str, str]]:

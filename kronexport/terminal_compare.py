@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator
 
-from rich.console import Console
 from rich.table import Table
 
 from kronexport.records import Training
 from kronexport.ship import compare
 from kronexport.ship.report_view import NO_VALUE, number
-from kronexport.terminal import speed_verdict
+from kronexport.terminal import plain_console, speed_verdict
 
 _COMPARED = {
     "params": "params",
@@ -23,29 +22,29 @@ _COMPARED = {
 
 def print_comparison(comparison: compare.Comparison) -> None:
     """What is compared, its figures and layers with ratios to the first, and what may not be compared."""
-    console = Console()
+    console = plain_console()
     for subject in comparison.subjects:
         text = f"{subject.label}: {subject.model} on {subject.target}, {subject.report.precision} ({subject.source})"
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        console.print(text, soft_wrap=True)
     console.print(_compared_figures(comparison))
     for line in _compared_layers(comparison):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
     for subject in comparison.subjects:
-        console.print(f"{subject.label}: {speed_verdict(subject.report)}", highlight=False)
+        console.print(f"{subject.label}: {speed_verdict(subject.report)}")
     for subject in comparison.subjects:
         for reason, keys in compare.unmeasured_reasons(subject).items():
             text = f"{subject.label}: not measured: {', '.join(keys)}: {reason}"
-            console.print(text, highlight=False, markup=False, soft_wrap=True)
+            console.print(text, soft_wrap=True)
     for difference in comparison.differences:
-        console.print(f"warning: {difference}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"warning: {difference}", soft_wrap=True)
     if comparison.differences:
-        console.print("warning: ratios with * are of different protocols: no comparison", highlight=False)
+        console.print("warning: ratios with * are of different protocols: no comparison")
 
 
 def _compared_figures(comparison: compare.Comparison) -> Table:
     table = Table("", "", title="ratios are to the first; of an accuracy the difference", title_justify="left")
     for subject in comparison.subjects:
-        table.add_column(subject.label, justify="right")
+        table.add_column(subject.label, justify="right", overflow="fold")  # no digit is left out
     for name, label in _COMPARED.items():
         for side in ("dense", "compressed"):
             values = [compare.figure(getattr(subject.report, side), name) for subject in comparison.subjects]

@@ -92,6 +92,15 @@ def test_the_report_shows_what_a_user_asks_for(capsys: pytest.CaptureFixture[str
     assert max(map(len, text.splitlines())) <= 80
 
 
+def test_text_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """Brackets of patterns, addresses and paths are no markup, and colons no emoji."""
+    notes = ("measured at me@[fe80::1]:22", "folder [/x] of :warning:")
+    terminal.print_report(Report("nets[v2]/a.py:net", {"x86-onnxruntime": target_report(notes=notes)}))
+    text = capsys.readouterr().out
+    for expected in ("nets[v2]/a.py:net", *notes):
+        assert expected in text
+
+
 def test_what_was_not_measured_is_said_with_its_reason(capsys: pytest.CaptureFixture[str]) -> None:
     terminal.print_report(Report("net", {"jetson-orin-nano": unmeasured_target()}))
     text = capsys.readouterr().out

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from kronexport.errors import KronexportError, UserInputError
@@ -50,6 +50,9 @@ class RuntimeRule(_Strict):
         return got >= wanted if self.rule == "minimum" else got[: len(wanted)] == wanted
 
 
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
 class Roofline(_Strict):
     """What ranks lowerings where nothing was measured, for the profile's threads; never reported as a figure.
 
@@ -57,9 +60,9 @@ class Roofline(_Strict):
     fixed microseconds a node.
     """
 
-    peak_gmacs: PositiveFloat
-    bandwidth_gbs: PositiveFloat
-    launch_us: Annotated[float, Field(ge=0)]
+    peak_gmacs: Positive
+    bandwidth_gbs: Positive
+    launch_us: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Board(_Strict):
@@ -109,10 +112,10 @@ class TargetProfile(_Strict):
     routes: dict[Precision, Annotated[tuple[Route, ...], _TOML_LIST]]
     threads: PositiveInt
     rank_multiple: PositiveInt
-    tolerances: dict[Precision, PositiveFloat]
+    tolerances: dict[Precision, Positive]
     machine: Annotated[tuple[str, ...] | None, _TOML_LIST] = None
     compatible: Annotated[tuple[Annotated[str, Field(pattern=r"^[a-z0-9,.-]+$")], ...], _TOML_LIST] = ()
-    memory_gb: PositiveFloat | None = None
+    memory_gb: Positive | None = None
     power_mode: str | None = None
     roofline: Roofline
     runtime: RuntimeRule
@@ -213,7 +216,15 @@ def load_target(name: str, folder: Path | None = None) -> TargetProfile:
 
 
 def _read_folder(folder: Path | None) -> list[dict[str, TargetProfile]]:
-    return [_read_file(path) for path in sorted((targets_folder() if folder is None else folder).glob("*.toml"))]
+    paths = sorted((targets_folder() if folder is None else folder).glob("*.toml"))
+    files = [_read_file(path) for path in paths]
+    named: dict[str, Path] = {}
+    for path, profiles in zip(paths, files, strict=True):
+        for name in (profiles[""].name, *profiles[""].aliases):
+            if name in named:
+                raise UserInputError(f"{path}: {name!r} is a name or an alias in {named[name]}, too; give another")
+            named[name] = path
+    return files
 
 
 def _read_file(path: Path) -> dict[str, TargetProfile]:

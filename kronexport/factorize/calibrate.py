@@ -128,14 +128,18 @@ def _takes(model: nn.Module, images: Tensor, batch: int) -> bool:
             together = _first_tensor(run(model, images))
         except UserInputError:
             return False
-    if together.shape[0] * batch != apart[0].shape[0] * len(images):
+    if not together.ndim or together.shape[0] * batch != apart[0].shape[0] * len(images):
         return False
     wanted = torch.cat(apart)
     return bool((together[: len(wanted)] - wanted).norm() <= _BATCH_TOLERANCE * wanted.norm())
 
 
 def _first_tensor(output: Any) -> Tensor:
-    return next(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
+    """In float64, whatever it is: indices and masks are outputs too."""
+    found = next((leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)), None)
+    if found is None:
+        raise UserInputError("--calibration: the model's forward gives no tensor; expected one at least")
+    return found.double()
 
 
 def _fitted(

@@ -11,6 +11,7 @@ from kronexport.errors import UserInputError
 from kronexport.factorize.cp import cp, cp_max_ranks, cp_structure
 from kronexport.factorize.gkpd import gkpd
 from kronexport.factorize.network import KroneckerNetwork, check_structure
+from kronexport.factorize.refine import check_refinable
 from kronexport.factorize.sekron import sekron, sekron_axes, sekron_max_ranks, sekron_structure
 from kronexport.factorize.tensor import Size4, build_structure, check_array, check_ranks
 from kronexport.factorize.tensor_ring import tensor_ring, tensor_ring_max_ranks, tensor_ring_structure
@@ -75,6 +76,8 @@ def check_method(structure: Structure) -> None:
                 f"{expected.rank_axes!r}: this method has {', '.join(factor.rank_axes for factor in made.factors)}"
             )
     check_ranks(structure, method.max_ranks(structure))
+    if structure.method in LEAST_SQUARES:
+        check_refinable(structure)
 
 
 def _method(name: str) -> Method:
@@ -142,3 +145,6 @@ METHODS: dict[str, Method] = {
     "tr": Method(tensor_ring_structure, tensor_ring, tensor_ring_max_ranks, _whole_kernel_between_channels),
 }
 """Every method by the name that ``Structure.method`` and the operator's metadata carry."""
+
+LEAST_SQUARES = ("cp", "tr")
+"""Methods that have no other way to their factors, and so no structure that is not ``refinable``."""

@@ -30,7 +30,7 @@ from kronexport.records import Structure
 _PROXIMAL = 1e-12
 """Weight of ||X - X_before||^2 against a unit diagonal of N."""
 
-_MOST_RANKS = 4096
+MOST_RANKS = 4096
 """Rank combinations of one core: N has as many rows, 128 MiB at this size."""
 
 _SWEEPS = 300
@@ -63,7 +63,7 @@ def refine_best(weight: NDArray[Any], starts: Iterable[KroneckerNetwork]) -> Kro
 
 def refinable(structure: Structure) -> bool:
     """Whether the normal equations of every core fit into memory."""
-    return _rank_combinations(structure) <= _MOST_RANKS
+    return _rank_combinations(structure) <= MOST_RANKS
 
 
 def check_refinable(structure: Structure) -> None:
@@ -71,7 +71,7 @@ def check_refinable(structure: Structure) -> None:
     if not refinable(structure):
         raise UserInputError(
             f"{structure.method}: {structure} at ranks {structure.ranks} has a factor with "
-            f"{_rank_combinations(structure)} rank combinations, least squares takes at most {_MOST_RANKS}; "
+            f"{_rank_combinations(structure)} rank combinations, least squares takes at most {MOST_RANKS}; "
             "lower the ranks"
         )
 

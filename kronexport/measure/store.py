@@ -61,8 +61,9 @@ class Conditions:
 
     ``options`` are the runtime's, as ``agent.open_session`` takes them, defaults included. ``cpu`` is None where the
     system does not tell the model; ``features`` are its instruction sets, since a virtual machine may hide some.
-    ``timing`` says how long models were timed: a shortened race gives other figures. ``power_mode`` is left out of
-    ``description`` where the machine has none.
+    ``timing`` says how long models were timed: a shortened race gives other figures. ``cores`` and ``cpu_quota`` are
+    what the process may use of the machine, None for one thread, which does not need them, and for no quota. These and
+    ``power_mode`` are left out of ``description`` where they are None.
     """
 
     cpu: str | None
@@ -75,13 +76,14 @@ class Conditions:
     timing: RaceTiming = field(default_factory=RaceTiming)
     features: Sequence[str] = ()
     power_mode: str | None = None
+    cores: int | None = None
+    cpu_quota: str | None = None
 
     @property
     def description(self) -> str:
         """JSON that a person can read, the same for equal conditions."""
-        told = asdict(self)
-        if self.power_mode is None:
-            del told["power_mode"]
+        left_out = [name for name in ("power_mode", "cores", "cpu_quota") if getattr(self, name) is None]
+        told = {name: value for name, value in asdict(self).items() if name not in left_out}
         return json.dumps(told, sort_keys=True)
 
 
@@ -106,6 +108,8 @@ def conditions_in(
     found: Mapping[str, Any], runtime: BackendName, threads: int, precision: Precision, timing: RaceTiming | None = None
 ) -> Conditions:
     """As ``conditions_of`` a machine that tells ``found`` of itself (``agent.machine_environment``)."""
+    usable = found["affinity"] if threads > 1 else None
+    quota = found["cpu_quota"] if threads > 1 else None
     return Conditions(
         cpu=found["cpu_model"],
         machine=found["machine"],
@@ -117,6 +121,8 @@ def conditions_in(
         timing=timing or RaceTiming(),
         features=found["cpu_features"],
         power_mode=found["power_mode"],
+        cores=None if usable is None else len(usable),
+        cpu_quota=None if quota is None or quota.startswith("max") else quota,
     )
 
 

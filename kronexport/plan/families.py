@@ -7,6 +7,7 @@ from dataclasses import replace
 from kronexport.factorize.cp_errors import cp_units
 from kronexport.factorize.decompose import METHODS
 from kronexport.factorize.network import owns_groups
+from kronexport.factorize.refine import MOST_RANKS
 from kronexport.factorize.spectra import scanned_structures
 from kronexport.factorize.tucker import tucker_max_ranks
 from kronexport.factorize.tucker_errors import tucker2_units
@@ -33,7 +34,7 @@ def kronecker_pairs(site: Site, _multiple: int) -> Iterator[Structure]:
 def cp_chains(site: Site, multiple: int) -> Iterator[Structure]:
     """CP with the kernel as one mode: a pointwise conv, a depthwise k x k one, a pointwise one."""
     for unit in cp_units(site.weight_shape):
-        for rank in _preferred(_ladder(_most(unit, site)), multiple):
+        for rank in _preferred(_ladder(min(MOST_RANKS, _most(unit, site))), multiple):
             yield replace(unit, ranks=(rank,))
 
 

@@ -250,6 +250,7 @@ def test_a_variant_overrides_tables_key_by_key(tmp_path: Path) -> None:
         ("launch_us = 0", "launch_us = 0, launch_ms = 1", r"roofline\.launch_ms: unknown key .*'launch_us'"),
         ("threads = 2\n", "", "threads: missing key"),
         ("threads = 2", 'threads = "2"', "threads: got '2', expected: .*integer"),
+        ("launch_us = 0", "launch_us = inf", r"roofline\.launch_us: got inf, expected: .*finite"),
         ("threads = 2", "threads = 0", "threads: got 0, expected: .*greater than 0"),
         ('"onnxruntime"\nopset', '"onnx-runtime"\nopset', "backend: got 'onnx-runtime', expected: .*'onnxruntime'"),
         ("opset = 17", "opset = 12", r"opset: got 12, expected one of \[13, 17, 18, 19, 20\]"),
@@ -327,3 +328,13 @@ def test_what_is_built_on_a_board_is_not_measured_here(tmp_path: Path) -> None:
     folder = target_file(tmp_path, text.replace("threads = 1", "threads = 1\nmeasured_here = true"), "jetson-nano")
     with pytest.raises(UserInputError, match="measured_here: got true, expected false: the engine is built on the"):
         load_target("jetson-nano", folder)
+
+
+@pytest.mark.parametrize("alias", ["board", "nick"])
+def test_a_name_that_two_files_have_is_refused(alias: str, tmp_path: Path) -> None:
+    """Which of them a build is for would depend on the order of the files."""
+    folder = target_file(tmp_path, VALID)
+    other = VALID.replace('name = "board"', 'name = "other"').replace('"nick"', f'"{alias}"')
+    (folder / "other.toml").write_text(other, encoding="utf-8")
+    with pytest.raises(UserInputError, match=rf"other\.toml: '{alias}' is a name or an alias in .*board\.toml, too"):
+        load_target("other", folder)

@@ -211,6 +211,38 @@ def test_a_rank_that_a_layer_cannot_have_is_refused_by_its_name(model: nn.Sequen
         fitted(model, {"3": gkpd_structure(outer, inner, 10_000)})
 
 
+@pytest.mark.parametrize("output", ["indices", "mask", "number"])
+def test_outputs_need_not_be_floats_of_a_batch(output: str, model: nn.Sequential) -> None:
+    """As of a segmentation that ends in its classes."""
+
+    class Ends(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = model
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.body(x)
+            return {"indices": y.argmax(1), "mask": y > 0, "number": y.mean()}[output]
+
+    structures = {f"body.{site}": structure for site, structure in STRUCTURES.items()}
+    found = fit_network(Ends().eval(), structures, Calibration(images(4), 1), lambda _done, _total: None)
+    assert list(found) == list(structures)
+
+
+def test_a_forward_without_tensors_is_refused(model: nn.Sequential) -> None:
+    class Nothing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = model
+
+        def forward(self, x: torch.Tensor) -> float:
+            return float(self.body(x).mean())
+
+    structures = {f"body.{site}": structure for site, structure in STRUCTURES.items()}
+    with pytest.raises(UserInputError, match="the model's forward gives no tensor"):
+        fit_network(Nothing().eval(), structures, Calibration(images(4), 1), lambda _done, _total: None)
+
+
 def test_rows_count_as_the_following_norm_lets_them_through(model: nn.Sequential) -> None:
     """gamma^2 / (var + eps) after the first conv; ones where a ReLU or nothing follows."""
     rows = row_weights(model, ["0", "3", "5"], torch.from_numpy(images(1)))

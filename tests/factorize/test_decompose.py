@@ -9,6 +9,7 @@ import torch
 
 import kronexport
 from kronexport.errors import UserInputError
+from kronexport.factorize.cp import cp_structure
 from kronexport.factorize.decompose import METHODS, check_method, decompose
 from kronexport.factorize.network import KroneckerNetwork, relative_error
 from kronexport.factorize.tensor import Size4
@@ -179,6 +180,13 @@ def test_ranks_that_are_no_integers(ranks: Any) -> None:
 def test_sizes_that_are_no_integers(size: Any) -> None:
     with pytest.raises(UserInputError, match=r"size: got .*expected a sequence of integers"):
         decompose(np.ones((8, 8, 3, 3)), "gkpd", (2,), [size, (2, 2, 3, 3)])
+
+
+def test_what_least_squares_cannot_find_is_refused_before_any_weight() -> None:
+    """Also in a plan file: the factors would be refused after all else was done."""
+    large = cp_structure([(512, 1, 1, 1), (1, 512, 1, 1), (1, 1, 7, 7)], [5000])
+    with pytest.raises(UserInputError, match="5000 rank combinations, least squares takes at most 4096"):
+        check_method(large)
 
 
 @each_structure

@@ -25,6 +25,8 @@ ENVIRONMENT: dict[str, Any] = {
     "compatible": [],
     "board": "a scripted board",
     "logical_cores": 2,
+    "affinity": [0, 1],
+    "cpu_quota": None,
     "before": {},
 }
 

@@ -22,6 +22,7 @@ from kronexport.measure.store import (
     Conditions,
     MeasurementStore,
     StoredTime,
+    conditions_in,
     conditions_of,
 )
 from kronexport.measure.work import WORK_VERSION, ConvWork, Work
@@ -113,6 +114,8 @@ def test_what_is_kept_is_found_again(path: Path) -> None:
         {"options": {"spinning": False}},
         {"timing": RaceTiming(seconds=0.01)},
         {"features": ("avx2",)},
+        {"cores": 2},
+        {"cpu_quota": "100000 100000"},
     ],
     ids=str,
 )
@@ -175,6 +178,17 @@ def test_times_of_another_power_mode_have_nothing_to_do_with_these() -> None:
     slow, fast = replace(HERE, power_mode="15W"), replace(HERE, power_mode="MAXN")
     assert len({HERE.description, slow.description, fast.description}) == 3
     assert "power_mode" not in HERE.description
+
+
+def test_several_threads_are_timed_on_the_cores_that_they_may_use() -> None:
+    """As under taskset, or in a container; one thread needs one, and is described as it always was."""
+    found = agent.machine_environment("onnxruntime", 4, {}, {}) | {"affinity": [0, 2], "cpu_quota": "max 100000"}
+    free = conditions_in(found, "onnxruntime", 4, "fp32")
+    held = conditions_in(found | {"cpu_quota": "150000 100000"}, "onnxruntime", 4, "fp32")
+    assert (free.cores, free.cpu_quota, held.cpu_quota) == (2, None, "150000 100000")
+    one = conditions_in(found, "onnxruntime", 1, "fp32")
+    assert (one.cores, one.cpu_quota) == (None, None)
+    assert "cores" not in one.description
 
 
 def test_a_runtime_that_is_not_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import pytest
 from kronexport.backends.profile import load_target
 from kronexport.factorize.decompose import check_method
 from kronexport.factorize.network import check_group
+from kronexport.factorize.refine import MOST_RANKS
 from kronexport.factorize.scan import ErrorScan
 from kronexport.lower.forms import least_macs
 from kronexport.plan.families import FAMILIES
@@ -34,6 +35,12 @@ def test_each_structure_is_legal_known_to_the_scan_and_leaner_than_dense(method:
         assert least_macs(structure, place.geometry, place.input_size) < place.macs
         table = scan.errors(place.name, _unit(structure))
         assert 0 <= table[tuple(rank - 1 for rank in structure.ranks)] <= 1
+
+
+def test_no_rank_is_offered_that_least_squares_cannot_find() -> None:
+    """A large layer could be leaner than dense at more."""
+    ranks = [structure.ranks[0] for structure in FAMILIES["cp"](site("large", 512, 512, kernel=7), MULTIPLE)]
+    assert MOST_RANKS / 2 < max(ranks) <= MOST_RANKS
 
 
 @pytest.mark.parametrize("method", ["cp", "tucker2"])
