@@ -116,6 +116,15 @@ def test_a_model_that_normalizes_its_input_in_place_is_fitted_as_one_that_does_n
         torch.testing.assert_close(in_place[name], tensor, rtol=1e-5, atol=1e-7)
 
 
+def test_a_model_with_weights_that_a_hook_computes_is_compressed() -> None:
+    """Torch copies no tensor that it computed."""
+    model = small()
+    torch.nn.utils.weight_norm(model.get_submodule("3"))
+    compressed = compress(model, SHAPE, goal=("macs<=0.8",))
+    assert {skipped.site for skipped in compressed.skipped} >= {"3"}
+    torch.testing.assert_close(compressed.model.get_parameter("3.weight_v"), model.get_parameter("3.weight_v"))
+
+
 def test_macs_are_those_of_the_given_batch() -> None:
     one, two = (compress(small(), (batch, *SHAPE[1:]), goal=("macs<=0.5",)) for batch in (1, 2))
     assert two.dense_macs == 2 * one.dense_macs

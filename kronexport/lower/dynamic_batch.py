@@ -5,12 +5,13 @@ is what differs between the graphs of two: with b and c samples, a size s of the
 
     s / b = t / c = k        is k N for a batch of N samples
 
-and in the target of a Reshape it becomes -1, or 0, its input's own size, where the target has a -1 already. The emitter
-(``lower/emit.py``) writes -1 wherever the batch is, whatever axes a placement folds into it: so every form can be
-written for any batch, and only what the model itself does may be refused here:
+and in the target of a Reshape it becomes -1, and what was -1 the size that follows. The emitter (``lower/emit.py``)
+writes -1 wherever the batch is, whatever axes a placement folds into it: so every form can be written for any batch,
+and only what the model itself does may be refused here:
 
 - a Reshape of two sizes that depend on the batch, such as one that moves samples between two axes;
-- any other constant that depends on it, such as the shape of an Expand or the sizes of a Resize;
+- any other constant that depends on it, such as the shape of an Expand, or the sizes of a Resize that are no whole
+  multiples of those that it reads, which are written as scales;
 - a graph that is another one at another batch.
 """
 
@@ -22,9 +23,12 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import ShapeInferencePass
 
 from kronexport.errors import UserInputError
-from kronexport.lower.graph_edit import constant_array, input_of, set_constant, static_shape
+from kronexport.lower.graph_edit import add_constant, constant_array, input_of, set_constant, set_input, static_shape
 from kronexport.lower.standard import check_standard
 from kronexport.records import BATCH_SYMBOL
+
+_SCALES, _SIZES = 2, 3
+"""Inputs of a Resize, of which it has one."""
 
 REMEDY = "leave out --dynamic-batch, or write the model alike for every batch"
 
@@ -94,26 +98,44 @@ def _fit_constants(node: ir.Node, twin: ir.Node, pair: _Pair) -> None:
             continue
         if ours.shape == theirs.shape and np.array_equal(ours, theirs, equal_nan=ours.dtype.kind == "f"):
             continue
+        if node.op_type == "Resize" and _scale(node, twin):
+            continue
         if node.op_type != "Reshape" or ours.shape != theirs.shape:
             raise _refused(node, pair, "has a constant that depends on the batch")
-        set_constant(node, index, "shape", _target(node, ours, theirs, pair))
+        targets = _written_out(ours, node.outputs[0]), _written_out(theirs, twin.outputs[0])
+        set_constant(node, index, "shape", _target(node, *targets, pair))
+
+
+def _scale(node: ir.Node, twin: ir.Node) -> bool:
+    """Whether a Resize to sizes could become one by whole scales, which are the same for any batch."""
+    scales = []
+    for one in (node, twin):
+        given, wanted = static_shape(input_of(one, 0)), static_shape(one.outputs[0])
+        if not given or not wanted or any(large % small for large, small in zip(wanted, given, strict=True)):
+            return False
+        scales.append([large // small for large, small in zip(wanted, given, strict=True)])
+    if scales[0] != scales[1]:
+        return False
+    set_input(node, _SIZES, None)
+    set_input(node, _SCALES, add_constant(node, "scales", np.array(scales[0], np.float32)))
+    return True
 
 
 def _target(node: ir.Node, ours: NDArray[Any], theirs: NDArray[Any], pair: _Pair) -> NDArray[np.int64]:
     """The target of a Reshape that is ``ours`` at the first batch and ``theirs`` at the second."""
     differing = np.flatnonzero(ours != theirs)
     (place, *more) = (int(index) for index in differing)
-    if more or pair.multiple(int(ours[place]), int(theirs[place])) is None:
+    if more or -1 in ours or pair.multiple(int(ours[place]), int(theirs[place])) is None:
         raise _refused(node, pair, f"has sizes that depend on the batch: {ours.tolist()} and {theirs.tolist()}")
     target = ours.astype(np.int64)
-    if -1 not in ours:
-        target[place] = -1
-        return target
-    given = static_shape(input_of(node, 0)) or ()
-    if node.attributes.get_int("allowzero", 0) or place >= len(given) or given[place] != ours[place]:
-        raise _refused(node, pair, f"has two sizes that follow from others: {ours.tolist()}")
-    target[place] = 0
+    target[place] = -1
     return target
+
+
+def _written_out(target: NDArray[Any], output: ir.Value) -> NDArray[Any]:
+    """``target`` with the size that its -1 stands for, where that is known."""
+    shape = static_shape(output)
+    return target if shape is None else np.where(target == -1, shape, target)
 
 
 def _symbolic(value: ir.Value, twin: ir.Value, pair: _Pair) -> ir.Shape | None:

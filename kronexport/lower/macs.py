@@ -1,4 +1,4 @@
-"""Multiply-accumulates of an ONNX graph: every Conv, ConvTranspose, Gemm and MatMul at its static shapes."""
+"""Multiply-accumulates of an ONNX graph: every Conv, ConvTranspose, Gemm, MatMul and Einsum at its static shapes."""
 
 import math
 
@@ -13,7 +13,13 @@ def count_macs(model: ir.Model) -> int:
     Raises:
         UserInputError: a shape is missing or symbolic, which names the node.
     """
-    counters = {"Conv": _conv, "ConvTranspose": _conv_transpose, "Gemm": _gemm, "MatMul": _matmul}
+    counters = {
+        "Conv": _conv,
+        "ConvTranspose": _conv_transpose,
+        "Gemm": _gemm,
+        "MatMul": _matmul,
+        "Einsum": _einsum,
+    }
     return sum(counters[node.op_type](node) for node in model.graph if node.op_type in counters)
 
 
@@ -35,6 +41,23 @@ def _gemm(node: ir.Node) -> int:
 
 def _matmul(node: ir.Node) -> int:
     return math.prod(_dims(node, node.outputs[0])) * _dims(node, node.inputs[0])[-1]
+
+
+def _einsum(node: ir.Node) -> int:
+    """Of two operands; one alone is only summed and moved."""
+    terms = node.attributes["equation"].as_string().replace(" ", "").partition("->")[0].split(",")
+    sizes: dict[str, int] = {}
+    for term, value in zip(terms, node.inputs, strict=True):
+        dims, (before, dots, after) = list(_dims(node, value)), term.partition("...")
+        if not dots:
+            sizes |= zip(term, dims, strict=True)
+            continue
+        hidden = dims[len(before) : len(dims) - len(after)]
+        sizes |= zip(before, dims, strict=False)
+        sizes |= zip(after, dims[len(dims) - len(after) :], strict=True)
+        for place, size in enumerate(reversed(hidden)):  # those of several terms are broadcast, from the last one on
+            sizes[f"...{place}"] = max(size, sizes.get(f"...{place}", 1))
+    return math.prod(sizes.values()) if len(terms) > 1 else 0
 
 
 def _dims(node: ir.Node, value: ir.Value | None) -> tuple[int, ...]:

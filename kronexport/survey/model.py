@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from kronexport.errors import UserInputError
@@ -72,7 +72,7 @@ def copied_model(module: object, place: str) -> nn.Module:
     """
     given = checked_module(module, f"{place}: the model is")
     try:
-        own = copy.deepcopy(given)
+        own = copy.deepcopy(given, _computed_tensors(given))
     except USER_EXCEPTIONS as error:
         raise UserInputError(
             f"{place}: the model cannot be copied ({describe(error)}); give one that copy.deepcopy takes, "
@@ -81,6 +81,12 @@ def copied_model(module: object, place: str) -> nn.Module:
     own = _ready(own)
     check_finite(own, place)
     return own
+
+
+def _computed_tensors(module: nn.Module) -> dict[int, Any]:
+    """Copies, by id, of tensors that torch does not copy: weights that weight_norm or pruning computed in a forward."""
+    values = (value for part in module.modules() for value in vars(part).values() if isinstance(value, Tensor))
+    return {id(value): value.detach().clone() for value in values if not value.is_leaf}
 
 
 def checked_module(module: object, place: str) -> nn.Module:

@@ -211,7 +211,7 @@ def _weight_obstacle(name: str, layer: _Layer, module: nn.Module) -> str | None:
     if _has_hooks(layer) or "forward" in vars(layer):
         return "has hooks or a forward of its own, which would be lost"
     sharing = _modules_with(layer.weight, module) - {name}
-    return f"shares its weight with {', '.join(sorted(sharing))}" if sharing else None
+    return f"shares its weight with {', '.join(sorted(name or _WHOLE_MODEL for name in sharing))}" if sharing else None
 
 
 def _differs(kind: type[_Layer], plain: type[_Layer], methods: Sequence[str]) -> bool:
@@ -263,13 +263,13 @@ def _loose_reason(count: int) -> str:
 
 
 def _quantized(module: nn.Module) -> list[str]:
-    """Names of torch's quantized convs, which are no relatives of nn.Conv2d and compute without aten.convolution."""
+    """Names of torch's quantized convs and linear layers, which compute without aten.convolution and aten.linear."""
     return [
         name
         for name, part in module.named_modules()
-        if "Conv" in type(part).__name__
+        if any(kind in type(part).__name__ for kind in ("Conv", "Linear"))
         and type(part).__module__.startswith("torch.ao.nn")
-        and not isinstance(part, _ConvNd)
+        and not isinstance(part, _ConvNd | nn.Linear)
     ]
 
 

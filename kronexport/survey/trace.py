@@ -18,6 +18,8 @@ from kronexport.records import InputSpec
 from kronexport.survey.imports import call_user
 
 _SEED = 0
+_SAME = 1e-3
+"""Part of an output's largest value by which two runs of a model may differ."""
 _FLOPS_PER_MAC = 2
 _NORMS = {torch.ops.aten.native_batch_norm, torch.ops.aten._native_batch_norm_legit_no_training}  # noqa: SLF001  # so named
 _RELUS = {torch.ops.aten.relu, torch.ops.aten.relu_}
@@ -52,10 +54,10 @@ class Trace:
 
 
 def trace(module: nn.Module, input_spec: InputSpec) -> Trace:
-    """Runs ``module`` once, without gradients, on seeded normal noise of the input's shape.
+    """Runs ``module`` without gradients on seeded normal noise of the input's shape, and again to see the same come.
 
     Raises:
-        UserInputError: the model raises on that shape, or returns something else than tensors.
+        UserInputError: the model raises on that shape, returns something else than tensors, or other values each time.
     """
     shape = "x".join(map(str, input_spec.shape))
     found = Trace()
@@ -65,8 +67,11 @@ def trace(module: nn.Module, input_spec: InputSpec) -> Trace:
     with ExitStack() as stack:
         for context in (torch.no_grad(), _decomposed_attention(), watch.hooked(), watch, counter):
             stack.enter_context(context)
-        output = call_user(module, images, doing=f"--input {shape}: the model refuses it; its forward")
+        doing = f"--input {shape}: the model refuses it; its forward"
+        output = call_user(module, images.clone(), doing=doing)
     _check_output(output, shape)
+    with torch.no_grad():
+        _check_repeats(output, call_user(module, images, doing=doing), shape)
     found.macs = counter.get_total_flops() // _FLOPS_PER_MAC
     found.normed, found.activated = watch.followers.found()
     return found
@@ -199,6 +204,20 @@ def _decomposed_attention() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _check_repeats(output: object, again: object, shape: str) -> None:
+    """By the outputs that are floats; how attention is computed differs between the two runs in the last bits."""
+    for one, other in zip(tree_leaves(output), tree_leaves(again), strict=False):
+        if not one.is_floating_point():
+            continue
+        largest = float(one.abs().nan_to_num().max()) if one.numel() else 0.0
+        if one.shape != other.shape or not torch.allclose(one, other, _SAME, _SAME * largest, equal_nan=True):
+            raise UserInputError(
+                f"--input {shape}: the model gives other outputs for the same input each time; expected the same, as "
+                "nothing can be verified against it; look for a dropout or noise that does not heed model.eval(), such "
+                "as F.dropout without training=self.training"
+            )
 
 
 def _check_output(output: object, shape: str) -> None:

@@ -64,6 +64,26 @@ def test_inputs_and_outputs_have_a_symbol_and_other_sizes_stay() -> None:
     assert_right_at_all(dynamic, dict(zip((2, 3), models, strict=True)))
 
 
+@pytest.mark.parametrize("size", [(6, 9), (3, 3)])
+def test_a_resize_to_whole_multiples_follows_the_batch(size: tuple[int, int]) -> None:
+    """As F.interpolate to the size of another tensor is exported."""
+    height, width = size
+    body = 'y = Resize<mode = "linear", coordinate_transformation_mode = "pytorch_half_pixel">(x, , , sizes)'
+    models = {n: text_of(n, body, f"{n},4,{height},{width}", {"sizes": [n, 4, height, width]}) for n in (2, 3)}
+    assert_right_at_all(with_dynamic_batch(*models.values()), models)
+
+
+@pytest.mark.parametrize("axes", ["{n},-1", "{n},4,-1", "4,{n},-1"])
+def test_a_view_of_the_rest_follows_the_batch(axes: str) -> None:
+    """As torch exports ``x.view(len(x), -1)``: with allowzero, by which a 0 is no size of the input's."""
+    models = {}
+    for n in (2, 3):
+        target = [int(size) for size in axes.format(n=n).split(",")]
+        whole = ",".join(str(36 * n // -np.prod(target) if size == -1 else size) for size in target)
+        models[n] = text_of(n, "y = Reshape<allowzero = 1>(x, target)", whole, {"target": target})
+    assert_right_at_all(with_dynamic_batch(*models.values()), models)
+
+
 @pytest.mark.parametrize(
     ("targets", "output"),
     [
@@ -104,7 +124,7 @@ def test_a_target_that_two_reshapes_share_is_changed_for_the_one_alone() -> None
     ("body", "output", "targets", "message"),
     [
         ("y = Expand(x, t)", "{n},4,3,3", "{n},4,3,3", "y: Expand has a constant that depends on the batch"),
-        ("y = Reshape(x, t)", "4,{n},9", "4,{n},-1", "y: Reshape has two sizes that follow from others"),
+        ("y = Resize(x, , , t)", "{n},4,5,5", "{n},4,5,5", "y: Resize has a constant that depends on the batch"),
     ],
 )
 def test_what_cannot_be_written_for_any_batch_is_refused_by_name(

@@ -51,6 +51,24 @@ def test_matmul_counts_its_batch_too() -> None:
     assert count_macs(model("MatMul", [[2, 3, 10], [10, 7]], [2, 3, 7])) == 2 * 3 * 10 * 7
 
 
+@pytest.mark.parametrize(
+    ("equation", "left", "right", "output", "macs"),
+    [
+        ("bci, bcj -> bij", [2, 3, 10], [2, 3, 7], [2, 10, 7], 2 * 3 * 10 * 7),
+        ("...ij,jk->...ik", [2, 3, 5, 10], [10, 7], [2, 3, 5, 7], 2 * 3 * 5 * 10 * 7),
+        ("b...c,...cd", [2, 1, 4], [6, 4, 5], [2, 6, 5], 2 * 6 * 4 * 5),
+    ],
+)
+def test_einsum_counts_every_combination_of_its_letters(
+    equation: str, left: list[int | str], right: list[int | str], output: list[int | str], macs: int
+) -> None:
+    assert count_macs(model("Einsum", [left, right], output, equation=equation)) == macs
+
+
+def test_einsum_of_one_operand_multiplies_nothing() -> None:
+    assert count_macs(model("Einsum", [[2, 3]], [3, 2], equation="ij->ji")) == 0
+
+
 def test_other_nodes_count_nothing() -> None:
     assert count_macs(model("Relu", [[2, 3, 10]], [2, 3, 10])) == 0
 

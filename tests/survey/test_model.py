@@ -1,4 +1,5 @@
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -123,11 +124,20 @@ def test_a_copied_model_is_ready_and_the_users_own_stays() -> None:
 
 
 def test_a_model_that_cannot_be_copied_says_why() -> None:
-    """A tensor that is a result, as an attribute."""
+    own = nn.Conv2d(3, 4, 1)
+    own.lock = threading.Lock()  # type: ignore[assignment]  # to torch attributes are modules or tensors
+    with pytest.raises(UserInputError, match=r"compress: the model cannot be copied \(TypeError: cannot pickle"):
+        copied_model(own, "compress")
+
+
+def test_a_tensor_that_is_a_result_is_copied_as_it_is() -> None:
+    """Torch copies none: weight_norm and pruning leave such weights behind."""
     own = nn.Conv2d(3, 4, 1)
     own.scale = own.weight.mean()
-    with pytest.raises(UserInputError, match=r"compress: the model cannot be copied \(RuntimeError: Only Tensors"):
-        copied_model(own, "compress")
+    copied = copied_model(own, "compress")
+    assert isinstance(copied.scale, torch.Tensor)
+    assert copied.scale is not own.scale
+    torch.testing.assert_close(copied.scale, own.scale.detach(), rtol=0, atol=0)
 
 
 def test_an_exported_program_brings_its_weights(folder: Path) -> None:

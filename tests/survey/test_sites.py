@@ -194,6 +194,12 @@ def test_subclass_that_computes_as_conv2d_is_a_site() -> None:
     assert [site.name for site in look(with_part(Pointwise())).sites] == ["plain", "part"]
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+def test_quantized_linear_layer_is_skipped() -> None:
+    part = quantized.dynamic.Linear(6, 4)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    assert "is quantized" in reasons(Net(lambda net, x: net.part(x), part=part))["part"]
+
+
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")  # deprecated by torch, still in use
 def test_quantized_conv_is_skipped() -> None:
     def run(net: Net, x: Tensor) -> Tensor:
@@ -239,6 +245,12 @@ def test_weight_shared_by_two_convs_skips_both() -> None:
     net = Net(lambda net, x: net.a(x) + net.b(x), a=nn.Conv2d(4, 4, 1), b=nn.Conv2d(4, 4, 1))
     net.b.weight = net.a.weight
     assert reasons(net) == {"a": "shares its weight with b", "b": "shares its weight with a"}
+
+
+def test_weight_that_the_model_itself_holds_is_skipped() -> None:
+    net = Net(lambda net, x: net.a(x), a=nn.Conv2d(4, 4, 1))
+    net.register_parameter("w", net.a.weight)
+    assert reasons(net) == {"a": "shares its weight with (model)"}
 
 
 def test_weight_shared_with_a_linear_is_skipped() -> None:

@@ -70,6 +70,17 @@ def test_calls_are_in_order_of_execution_with_full_shapes() -> None:
     assert calls["second"][0].output_shape == (2, 2, 6, 6)
 
 
+def test_a_model_that_gives_something_else_each_time_is_refused() -> None:
+    """As one whose dropout does not heed eval."""
+
+    class Random(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.dropout(x, 0.3)
+
+    with pytest.raises(UserInputError, match=r"--input 1x3x8x8: the model gives other outputs .* heed model\.eval"):
+        trace(Random().eval(), InputSpec("input", (1, 3, 8, 8)))
+
+
 def test_no_hook_stays_on_the_module() -> None:
     module = nn.Sequential(nn.Conv2d(3, 4, 1))
     trace(module.eval(), SPEC)
