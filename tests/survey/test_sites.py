@@ -196,7 +196,7 @@ def test_subclass_that_computes_as_conv2d_is_a_site() -> None:
 
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
 def test_quantized_linear_layer_is_skipped() -> None:
-    part = quantized.dynamic.Linear(6, 4)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    part = quantized.dynamic.Linear(8, 4)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     assert "is quantized" in reasons(Net(lambda net, x: net.part(x), part=part))["part"]
 
 
