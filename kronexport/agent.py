@@ -107,7 +107,7 @@ def read_npz(path: str) -> Arrays:
         # numpy leaves the file open when it fails, so it is given an open one
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (*_UNREADABLE, AttributeError) as error:  # AttributeError: np.load gave an array, it is an .npy
+    except (*_UNREADABLE, AttributeError, TypeError) as error:  # the last two: np.load gave an array, it is an .npy
         raise AgentError(f"{path}: not a readable .npz of plain arrays: {error}") from error
 
 

@@ -33,6 +33,7 @@ from kronexport.export.replace import without_factors
 from kronexport.factorize.network import KroneckerNetwork
 from kronexport.files import write_text_aside
 from kronexport.instruments import instruments_for
+from kronexport.plan.accuracy import unscored
 from kronexport.plan.given import given_plan
 from kronexport.plan.goals import missed_goals
 from kronexport.plan.plan_file import plan_toml
@@ -173,10 +174,16 @@ def dry_run(config: BuildConfig, progress: ProgressCallback = silent, out: Path 
         project, fixed = survey_stage(config)
         check_batches(config, project)
         planner = planner_of(request, project, fixed, progress)
-        plans = tuple(planner.plan(profile, progress) for profile in request.profiles)
+        plans = tuple(first_plan(planner, profile, progress) for profile in request.profiles)
     if out is not None:
         write_text_aside(out, plan_toml(plans[0]))
     return DryRun(project, plans)
+
+
+def first_plan(planner: Planner, profile: TargetProfile, progress: ProgressCallback) -> Plan:
+    """The plan that a build begins with; a note says where that is not what it ends with."""
+    plan = planner.plan(profile, progress)
+    return plan if planner.drop_alone(profile) is None else unscored(plan)
 
 
 def build_target(job: Job, dense_export: ir.Model) -> TargetReport:

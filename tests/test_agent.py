@@ -592,6 +592,13 @@ def test_npz_of_objects_is_refused(tmp_path: Path) -> None:
         agent.read_npz(str(tmp_path / "objects.npz"))
 
 
+def test_an_array_under_the_name_of_an_npz_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "inputs.npz").open("wb") as stream:
+        np.save(stream, np.ones(3))
+    with pytest.raises(agent.AgentError, match=r"inputs\.npz: not a readable \.npz"):
+        agent.read_npz(str(tmp_path / "inputs.npz"))
+
+
 @pytest.mark.parametrize("damage", ["cut off", "empty", "altered"])
 def test_a_damaged_npz_is_refused(damage: str, tmp_path: Path) -> None:
     """As a file that was not copied whole."""

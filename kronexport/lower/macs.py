@@ -44,8 +44,11 @@ def _matmul(node: ir.Node) -> int:
 
 
 def _einsum(node: ir.Node) -> int:
-    """Of two operands; one alone is only summed and moved."""
-    terms = node.attributes["equation"].as_string().replace(" ", "").partition("->")[0].split(",")
+    """What is summed over several operands; a letter of one alone is summed before, and without a sum it is a Mul."""
+    left, arrow, right = node.attributes["equation"].as_string().replace(" ", "").partition("->")
+    terms = left.split(",")
+    shared = {letter for letter in left if sum(letter in term for term in terms) > 1}
+    kept = set(right) if arrow else {letter for letter in left if left.count(letter) == 1}
     sizes: dict[str, int] = {}
     for term, value in zip(terms, node.inputs, strict=True):
         dims, (before, dots, after) = list(_dims(node, value)), term.partition("...")
@@ -57,7 +60,9 @@ def _einsum(node: ir.Node) -> int:
         sizes |= zip(after, dims[len(dims) - len(after) :], strict=True)
         for place, size in enumerate(reversed(hidden)):  # those of several terms are broadcast, from the last one on
             sizes[f"...{place}"] = max(size, sizes.get(f"...{place}", 1))
-    return math.prod(sizes.values()) if len(terms) > 1 else 0
+    if not {letter for letter in shared - kept if letter.isalpha()}:
+        return 0
+    return math.prod(size for name, size in sizes.items() if name in shared | kept or name.startswith("..."))
 
 
 def _dims(node: ir.Node, value: ir.Value | None) -> tuple[int, ...]:

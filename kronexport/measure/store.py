@@ -62,8 +62,8 @@ class Conditions:
     ``options`` are the runtime's, as ``agent.open_session`` takes them, defaults included. ``cpu`` is None where the
     system does not tell the model; ``features`` are its instruction sets, since a virtual machine may hide some.
     ``timing`` says how long models were timed: a shortened race gives other figures. ``cores`` and ``cpu_quota`` are
-    what the process may use of the machine, None for one thread, which does not need them, and for no quota. These and
-    ``power_mode`` are left out of ``description`` where they are None.
+    what the process may use of the machine: None where no quota is below ``threads``, and of cores for one thread.
+    These and ``power_mode`` are left out of ``description`` where they are None.
     """
 
     cpu: str | None
@@ -109,7 +109,6 @@ def conditions_in(
 ) -> Conditions:
     """As ``conditions_of`` a machine that tells ``found`` of itself (``agent.machine_environment``)."""
     usable = found["affinity"] if threads > 1 else None
-    quota = found["cpu_quota"] if threads > 1 else None
     return Conditions(
         cpu=found["cpu_model"],
         machine=found["machine"],
@@ -122,8 +121,16 @@ def conditions_in(
         features=found["cpu_features"],
         power_mode=found["power_mode"],
         cores=None if usable is None else len(usable),
-        cpu_quota=None if quota is None or quota.startswith("max") else quota,
+        cpu_quota=found["cpu_quota"] if _holds_back(found["cpu_quota"], threads) else None,
     )
+
+
+def _holds_back(quota: str | None, threads: int) -> bool:
+    """Whether a quota as cgroups tell it, microseconds of each so many or "max", is below so many threads' time."""
+    if quota is None or quota.startswith("max"):
+        return False
+    allowed, _, period = quota.partition(" ")
+    return int(allowed) < threads * int(period)
 
 
 @dataclass(frozen=True, slots=True)

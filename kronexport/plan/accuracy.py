@@ -6,9 +6,10 @@ plans may have is raised or lowered until the goal is just met.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
-from kronexport.plan.goals import Goal
+from kronexport.plan.goals import DEFAULT_GOALS, Goal
 from kronexport.records import Plan
 
 BUILDS: Final = 5
@@ -26,6 +27,15 @@ def accuracy_alone(goals: Sequence[Goal]) -> float | None:
     if not goals or any(goal.name != "accuracy_drop" for goal in goals):
         return None
     return min(goal.number for goal in goals)
+
+
+def unscored(plan: Plan) -> Plan:
+    """The first plan of such a search, where it is the last as well, with a note that says so."""
+    note = (
+        f"planned for {' and '.join(DEFAULT_GOALS)}, or the least that there is: what a goal on accuracy alone leaves "
+        "is only known once networks are built and scored"
+    )
+    return replace(plan, notes=(note, *plan.notes))
 
 
 def planned_error(plan: Plan) -> float:

@@ -26,12 +26,6 @@ from kronexport.records import FLOAT_BYTES, ParetoPoint, Plan, Precision, Progre
 
 log = logging.getLogger("kronexport")
 
-UNSCORED = (
-    f"planned for {' and '.join(DEFAULT_GOALS)}, or the least that there is: what a goal on accuracy alone leaves is "
-    "only known once networks were built and scored"
-)
-"""Note of the plan that the search for such a goal begins with."""
-
 
 @dataclass(frozen=True, slots=True)
 class Instruments:
@@ -136,9 +130,7 @@ class Planner:
             plan = self._guarded(plan, goals, instruments.rehearsal)
         plan = self._with_allowed_float_steps(with_reasons(with_times(plan, menus), menus), goals, profile, instruments)
         of_machine = instruments.rehearsal.setting.machine.notes if instruments else ()
-        begun = (UNSCORED,) if error is None and accuracy_alone(goals) is not None else ()
-        notes = (model.note, *begun, *plan.notes, *of_machine)
-        return replace(plan, notes=notes, pareto=self._front(plan, menus))
+        return replace(plan, notes=(model.note, *plan.notes, *of_machine), pareto=self._front(plan, menus))
 
     def _free_sites(self) -> list[Site]:
         return [site for site in self.survey.sites if site.name not in self.fixed]

@@ -195,9 +195,10 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]  # the library is un
 
     def __init__(self, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> None:
         batch = len(next(iter(feeds[0].values())))
-        self.stride = min(len(feeds), max(1, _HELD // batch))
-        self._feeds = feeds[: len(feeds) // self.stride * self.stride]  # onnxruntime takes no last, smaller part
-        self._left = iter(self._feeds)
+        most = min(len(feeds), max(1, _HELD // batch))
+        self.stride = next(size for size in range(most, 0, -1) if len(feeds) % size == 0)  # onnxruntime wants it whole
+        self._feeds = feeds
+        self._left = iter(feeds)
 
     def __len__(self) -> int:
         return len(self._feeds)

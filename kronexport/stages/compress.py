@@ -9,7 +9,7 @@ from kronexport.export.onnx_export import export_onnx
 from kronexport.export.replace import factorized, site_weights
 from kronexport.factorize.calibrate import Calibration, image_limit
 from kronexport.factorize.scan import ErrorScan
-from kronexport.plan.accuracy import BUILDS, next_error, planned_error
+from kronexport.plan.accuracy import BUILDS, next_error, planned_error, unscored
 from kronexport.records import Plan
 from kronexport.recover.recovery import recovered
 from kronexport.stages.job import FactorizedModel, Job, Network
@@ -35,7 +35,7 @@ def compress_stage(job: Job, plan: Plan, dense: Network, outputs: Sequence[str])
     network = factorize_stage(job, plan, outputs, dense.accuracy)
     allowed = job.planner.drop_alone(job.profile)
     if allowed is None or dense.accuracy is None or network.accuracy is None:
-        return network
+        return network if allowed is None else replace(network, plan=unscored(network.plan))
     built = [(dense.accuracy - network.accuracy, network)]
     while error := next_error([(planned_error(one.plan), drop) for drop, one in built], allowed):
         job.progress("accuracy", len(built), BUILDS)

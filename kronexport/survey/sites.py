@@ -268,6 +268,7 @@ def _quantized(module: nn.Module) -> list[str]:
         name
         for name, part in module.named_modules()
         if any(kind in type(part).__name__ for kind in ("Conv", "Linear"))
+        and not type(part).__name__.endswith("PackedParams")
         and type(part).__module__.startswith("torch.ao.nn")
         and not isinstance(part, _ConvNd | nn.Linear)
     ]

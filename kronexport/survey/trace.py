@@ -70,7 +70,7 @@ def trace(module: nn.Module, input_spec: InputSpec) -> Trace:
         doing = f"--input {shape}: the model refuses it; its forward"
         output = call_user(module, images.clone(), doing=doing)
     _check_output(output, shape)
-    with torch.no_grad():
+    with torch.no_grad(), _decomposed_attention():
         _check_repeats(output, call_user(module, images, doing=doing), shape)
     found.macs = counter.get_total_flops() // _FLOPS_PER_MAC
     found.normed, found.activated = watch.followers.found()
@@ -207,7 +207,7 @@ def _decomposed_attention() -> Iterator[None]:
 
 
 def _check_repeats(output: object, again: object, shape: str) -> None:
-    """By the outputs that are floats; how attention is computed differs between the two runs in the last bits."""
+    """By the outputs that are floats; another order of additions may change their last bits."""
     for one, other in zip(tree_leaves(output), tree_leaves(again), strict=False):
         if not one.is_floating_point():
             continue

@@ -57,9 +57,11 @@ def test_matmul_counts_its_batch_too() -> None:
         ("bci, bcj -> bij", [2, 3, 10], [2, 3, 7], [2, 10, 7], 2 * 3 * 10 * 7),
         ("...ij,jk->...ik", [2, 3, 5, 10], [10, 7], [2, 3, 5, 7], 2 * 3 * 5 * 10 * 7),
         ("b...c,...cd", [2, 1, 4], [6, 4, 5], [2, 6, 5], 2 * 6 * 4 * 5),
+        ("ij,jk->i", [4, 5], [5, 6], [4], 4 * 5),
+        ("bchw,bc->bchw", [2, 3, 4, 5], [2, 3], [2, 3, 4, 5], 0),
     ],
 )
-def test_einsum_counts_every_combination_of_its_letters(
+def test_einsum_counts_what_torch_multiplies_and_sums(
     equation: str, left: list[int | str], right: list[int | str], output: list[int | str], macs: int
 ) -> None:
     assert count_macs(model("Einsum", [left, right], output, equation=equation)) == macs

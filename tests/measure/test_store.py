@@ -180,14 +180,15 @@ def test_times_of_another_power_mode_have_nothing_to_do_with_these() -> None:
     assert "power_mode" not in HERE.description
 
 
-def test_several_threads_are_timed_on_the_cores_that_they_may_use() -> None:
-    """As under taskset, or in a container; one thread needs one, and is described as it always was."""
+def test_threads_are_timed_on_the_cores_and_the_quota_that_they_may_use() -> None:
+    """As under taskset, or in a container; one thread with a core to itself is described as it always was."""
     found = agent.machine_environment("onnxruntime", 4, {}, {}) | {"affinity": [0, 2], "cpu_quota": "max 100000"}
     free = conditions_in(found, "onnxruntime", 4, "fp32")
     held = conditions_in(found | {"cpu_quota": "150000 100000"}, "onnxruntime", 4, "fp32")
     assert (free.cores, free.cpu_quota, held.cpu_quota) == (2, None, "150000 100000")
-    one = conditions_in(found, "onnxruntime", 1, "fp32")
+    one = conditions_in(found | {"cpu_quota": "150000 100000"}, "onnxruntime", 1, "fp32")
     assert (one.cores, one.cpu_quota) == (None, None)
+    assert conditions_in(found | {"cpu_quota": "50000 100000"}, "onnxruntime", 1, "fp32").cpu_quota is not None
     assert "cores" not in one.description
 
 

@@ -52,17 +52,6 @@ def test_a_given_plan_is_taken_as_it_is(goals: tuple[str, ...]) -> None:
     assert (given.needs_scan(CPU), given.needs_scan(BOARD)) == (False, True)
 
 
-def test_a_plan_for_accuracy_alone_says_that_it_is_only_where_the_search_begins() -> None:
-    weight = np.random.default_rng(0).normal(size=(16, 16, 3, 3)).astype(np.float32)
-
-    def notes(*goals: str, error: float | None = None) -> tuple[str, ...]:
-        return replace(planner(*goals), scan=ErrorScan({"conv": weight})).plan(BOARD, silent, error).notes
-
-    assert module.UNSCORED in notes("accuracy_drop<=1")
-    assert module.UNSCORED not in notes("accuracy_drop<=1", "macs<=0.5")
-    assert module.UNSCORED not in notes("accuracy_drop<=1", error=0.5)
-
-
 def test_fixed_sites_are_planned_without_a_scan() -> None:
     held = planner(fixed={"conv": PAIR})
     assert not held.needs_scan(CPU)

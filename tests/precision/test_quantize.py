@@ -77,8 +77,21 @@ def test_histograms_hold_the_activations_of_a_few_samples_at_once(
 
     monkeypatch.setattr(HistogramCalibrater, "clear_collected_data", cleared)
     quantized(chain(), [*FEEDS, *FEEDS, FEEDS[0]], Scheme(ranges="percentile"))
-    assert held == [4, 4], "of batches of two samples"
+    assert held == [3, 3, 3], "of batches of two samples, all nine of them"
     assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize("ranges", ["minmax", "percentile"])
+def test_every_feed_counts(ranges: Ranges) -> None:
+    """Also a last one that does not fill a part of those that are held at once."""
+    feeds = [{"x": feed["x"][:2]} for feed in [*FEEDS, *FEEDS, FEEDS[0]]] + [{"x": 100 * FEEDS[0]["x"]}]
+    scales = []
+    for given in (feeds[:-1], feeds):
+        found = quantized(chain(), given, Scheme(ranges=ranges))
+        (first,) = (node for node in found.graph.node if node.op_type == "QuantizeLinear" and node.input[0] == "x")
+        values = {tensor.name: numpy_helper.to_array(tensor) for tensor in found.graph.initializer}
+        scales.append(float(values[first.input[1]]))
+    assert scales[1] > 10 * scales[0]
 
 
 def test_inputs_and_outputs_stay_float_and_all_shapes_are_known() -> None:

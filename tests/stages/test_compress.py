@@ -27,7 +27,7 @@ def plan(error: float, lowering: str = "grouped-2-1") -> Plan:
     return Plan("cpu", (SitePlan("layer", structure, lowering, 1, 1, error ** (1 / 3)),), "measured", pareto=FRONT)
 
 
-def network(of: Plan, accuracy: float) -> Network:
+def network(of: Plan, accuracy: float | None) -> Network:
     missing: Any = None
     return Network(of, missing, missing, missing, missing, (), accuracy)
 
@@ -60,6 +60,14 @@ def test_the_largest_error_that_keeps_the_accuracy_ships(monkeypatch: pytest.Mon
     found = planned_error(built.shipped(plan(1.0)).plan)
     assert 0.1 / 1.5 <= found <= 0.1
     assert built.networks <= BUILDS
+
+
+def test_a_plan_that_nothing_scores_says_that_the_search_only_begins_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that was scored has no such note, also where it is the first."""
+    scored = Built(1.0, lambda error: 10 * error, monkeypatch)
+    unscored = compress.compress_stage(scored.job, plan(1.0), network(plan(0.0, "dense"), None), ["output"])
+    assert "only known once networks are built and scored" in unscored.plan.notes[0]
+    assert scored.shipped(plan(0.05)).plan.notes == ()
 
 
 def test_dense_ships_where_no_network_keeps_the_accuracy(

@@ -197,7 +197,9 @@ def test_subclass_that_computes_as_conv2d_is_a_site() -> None:
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
 def test_quantized_linear_layer_is_skipped() -> None:
     part = quantized.dynamic.Linear(8, 4)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    assert "is quantized" in reasons(Net(lambda net, x: net.part(x), part=part))["part"]
+    ((name, reason),) = reasons(Net(lambda net, x: net.part(x), part=part)).items()
+    assert name == "part"
+    assert "is quantized" in reason
 
 
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")  # deprecated by torch, still in use

@@ -81,6 +81,25 @@ def test_a_model_that_gives_something_else_each_time_is_refused() -> None:
         trace(Random().eval(), InputSpec("input", (1, 3, 8, 8)))
 
 
+@pytest.mark.filterwarnings("ignore:.*nested_tensor:UserWarning")
+def test_padding_that_torch_computes_in_two_ways_is_nothing_random() -> None:
+    """Its fast path for a masked encoder writes zeros where the other one leaves what there is."""
+
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+            self.body = nn.TransformerEncoder(layer, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            mask = torch.zeros(2, 24, dtype=torch.bool)
+            mask[:, 20:] = True
+            output: Tensor = self.body(x.reshape(2, 24, 8), src_key_padding_mask=mask)
+            return output
+
+    assert trace(Masked().eval(), SPEC).macs > 0
+
+
 def test_no_hook_stays_on_the_module() -> None:
     module = nn.Sequential(nn.Conv2d(3, 4, 1))
     trace(module.eval(), SPEC)
