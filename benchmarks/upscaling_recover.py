@@ -3,8 +3,9 @@
     python -m benchmarks.upscaling_recover --weights upresnet10.npz --photos FOLDER --out FOLDER --target cpu
 
 Two whole builds of one plan's goal, without ``--recover`` and with it. Fitted to tiles of the photographs (JPEG, scaled
-to half), and trained on others of them, by the outputs of the dense network alone. Scored by the engine, tile by tile
-as waifu2x runs it, on three lossless photographs (PNG) that are in neither. Finished rows are read from --out.
+to half), and trained on others of them, by what the dense network makes of them alone; the last epoch counts. Scored
+by the engine, tile by tile as waifu2x runs it, on three lossless photographs (PNG) that are in neither and choose
+nothing. Finished rows are read from --out.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from unittest.mock import patch
 
 import numpy as np
@@ -31,6 +32,7 @@ from kronexport.backends.profile import load_target
 from kronexport.files import write_bytes_aside
 from kronexport.pipeline import run
 from kronexport.records import TargetReport
+from kronexport.recover.recipe import Optimizer
 
 PHOTOS = "KRONEXPORT_PHOTOS"
 """Environment variable with the folder of photographs, for ``psnr``."""
@@ -116,7 +118,9 @@ def main() -> None:
     parser.add_argument("--tiles", type=int, default=256, help="to train on")
     parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--optimizer", default="adamw", choices=get_args(Optimizer))
     parser.add_argument("--learning-rate", type=float, default=0.0002, help="at its peak")
+    parser.add_argument("--features", type=float, default=0.0, help="weight of the layers' own outputs")
     args = parser.parse_args()
     profile = load_target(args.target)
     title = f"{args.goal}, {args.epochs} epochs on {args.tiles} tiles of {TILE} x {TILE}"
@@ -124,7 +128,7 @@ def main() -> None:
     write_inputs(args)
     rows = Rows(args.out / f"rows-{args.target}.json")
     rows.print("fitted", partial(built, "fitted", args))
-    recipe = {"batch": args.batch, "learning_rate": args.learning_rate}
+    recipe = {name: getattr(args, name) for name in ("batch", "optimizer", "learning_rate", "features")}
     trained = {"recover": str(args.out / "trained_on.npy"), "epochs": args.epochs, "recipe": recipe}
     rows.print("recovered", partial(built, "recovered", args, **trained))
 

@@ -23,7 +23,7 @@ from kronexport.recover.batches import Batch, seeded
 from kronexport.recover.recipe import Recipe
 from kronexport.survey.imports import call_user
 
-FORMAT = "kronexport distillation 3"
+FORMAT = "kronexport distillation 4"
 _FORWARD = "forward or number of threads"
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
 """Of an object, which differs from run to run."""

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from kronexport.errors import UserInputError
 
-Optimizer = Literal["adamw", "sgd"]
+Optimizer = Literal["adamw", "muon", "sgd"]
 Schedule = Literal["one-cycle", "cosine"]
 Loss = Literal["auto", "kl", "mse", "l1"]
 Augment = Literal["none", "shift", "shift-flip"]
@@ -45,7 +45,9 @@ class Recipe:
         block_epochs: so many of them, the first, train each site alone: its output to that of its dense layer, no
             gradient from one site to another.
         batch: images a step, where the data is an array.
-        optimizer: AdamW, or SGD with Nesterov momentum 0.9.
+        optimizer: AdamW; SGD with Nesterov momentum 0.9; or Muon (Jordan et al., 2024), with steps of the size of
+            AdamW's (Liu et al., 2025), for factors and filters as matrices, and AdamW for biases, norms and linear
+            layers that are not factorized.
         learning_rate: the highest of the schedule.
         schedule: up over 30 % of the steps and down (Smith, Topin, 2019), or half a cosine down (Loshchilov, Hutter,
             2017).

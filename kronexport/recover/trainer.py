@@ -1,4 +1,4 @@
-"""Student, optimizer, schedule and moving average: what moves in training, step by step and epoch by epoch."""
+"""Student, its descent and its moving average: what moves in training, step by step and epoch by epoch."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils._pytree import tree_leaves
 
@@ -15,6 +14,7 @@ from kronexport.errors import UserInputError
 from kronexport.recover.batches import Batch
 from kronexport.recover.features import cut_before, factorized_sites, feature_loss, outputs_of
 from kronexport.recover.losses import check_labels, check_outputs, output_loss
+from kronexport.recover.optimizers import Descent
 from kronexport.recover.recipe import Recipe
 from kronexport.survey.imports import call_user
 from kronexport.survey.weights import check_finite
@@ -52,8 +52,7 @@ class Trainer:
                 "distil: features and block_epochs need factorized layers, and the student has none in the place of a "
                 "conv or linear layer of the teacher; set both to 0, or give the network that compress returns"
             )
-        self._optimizer = _optimizer(student, recipe)
-        self._schedule = _schedule(self._optimizer, recipe, recipe.epochs * steps)
+        self._descent = Descent(student, recipe, recipe.epochs * steps)
         self._scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
         self._average = AveragedModel(student, multi_avg_fn=_average_of(recipe.ema), use_buffers=True)
 
@@ -125,8 +124,7 @@ class Trainer:
         """All that moves, as tensors and plain values."""
         return {
             "student": self.student.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "schedule": self._schedule.state_dict(),
+            "descent": self._descent.state(),
             "scaler": self._scaler.state_dict(),
             "average": self._average.state_dict(),
         }
@@ -134,8 +132,7 @@ class Trainer:
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from ``state()`` of a trainer that was made alike."""
         self.student.load_state_dict(state["student"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._schedule.load_state_dict(state["schedule"])
+        self._descent.load_state(state["descent"])
         self._scaler.load_state_dict(state["scaler"])
         self._average.load_state_dict(state["average"])
 
@@ -143,12 +140,10 @@ class Trainer:
         loss = self.loss(self.student, batch, alone=alone)
         value = float(loss.detach())
         if math.isfinite(value):
-            self._optimizer.zero_grad()
+            self._descent.zero_grad()
             doing = f"distil: the backward pass of {len(batch.images)} images"
             call_user(self._scaler.scale(loss).backward, doing=doing)
-            self._scaler.step(self._optimizer)
-            self._scaler.update()
-            self._schedule.step()
+            self._descent.step(self._scaler)
             self._average.update_parameters(self.student)
         return value
 
@@ -164,25 +159,6 @@ class Trainer:
     def _autocast(self) -> AbstractContextManager[Any]:
         precision = self.recipe.precision
         return torch.autocast(self.device.type, _AUTOCAST[precision], enabled=precision != "fp32")
-
-
-def _optimizer(student: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
-    if not parameters:
-        raise UserInputError(
-            "distil: no parameter of the student asks for gradients, so that nothing can be trained; call "
-            "requires_grad_() of it, or of the layers to train"
-        )
-    rate, decay = recipe.learning_rate, recipe.weight_decay
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(parameters, rate, momentum=0.9, nesterov=True, weight_decay=decay)
-    return torch.optim.AdamW(parameters, rate, weight_decay=decay)
-
-
-def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> LRScheduler:
-    if recipe.schedule == "cosine":
-        return CosineAnnealingLR(optimizer, steps)
-    return OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps)
 
 
 def _average_of(decay: float) -> Callable[..., None]:

@@ -11,6 +11,7 @@ from torch import nn
 from kronexport.errors import UserInputError
 from kronexport.recover.checkpoint import EpochFigures
 from kronexport.recover.distil import distil
+from kronexport.recover.recipe import Recipe
 from tests.recover.samples import FAST, data, networks, same_weights
 
 RECIPE = replace(FAST, epochs=3, optimizer="adamw", learning_rate=0.01)
@@ -38,16 +39,17 @@ def trained(checkpoint: Path | None, stop: Stop | None = None, **change: Any) ->
     return distil(**given, checkpoint=checkpoint, device="cpu", progress=asked.progress, told=asked.told)
 
 
+@pytest.mark.parametrize("recipe", [RECIPE, replace(RECIPE, optimizer="muon")])
 @pytest.mark.parametrize("stop", [Stop(epoch=1), Stop(step=5)])
-def test_a_run_that_was_interrupted_ends_with_the_same_bits(tmp_path: Path, stop: Stop) -> None:
+def test_a_run_that_was_interrupted_ends_with_the_same_bits(tmp_path: Path, stop: Stop, recipe: Recipe) -> None:
     """Between two epochs, and within one, which is begun again."""
-    whole = trained(None)
+    whole = trained(None, recipe=recipe)
     with pytest.raises(KeyboardInterrupt):
-        trained(tmp_path / "run.pt", stop)
+        trained(tmp_path / "run.pt", stop, recipe=recipe)
     assert [path.name for path in tmp_path.iterdir()] == ["run.pt"]
     seen: list[EpochFigures] = []
     student, teacher = networks()
-    resumed = distil(student, teacher, data(), RECIPE, checkpoint=tmp_path / "run.pt", device="cpu", told=seen.append)
+    resumed = distil(student, teacher, data(), recipe, checkpoint=tmp_path / "run.pt", device="cpu", told=seen.append)
     assert same_weights(whole.model, resumed.model)
     assert [one.loss for one in seen] == [one.loss for one in whole.epochs]
     assert (whole.before, whole.after) == (resumed.before, resumed.after)

@@ -38,6 +38,7 @@ def test_the_student_comes_nearer_to_its_teacher_and_neither_is_changed() -> Non
     [
         FAST,
         replace(FAST, optimizer="adamw", learning_rate=0.01, schedule="cosine"),
+        replace(FAST, optimizer="muon", learning_rate=0.01),
         replace(FAST, block_epochs=1, features=0.5, norms="freeze", augment="none"),
         replace(FAST, precision="bf16", ema=0.0),
     ],
@@ -57,10 +58,11 @@ def test_torch_goes_on_as_if_nothing_had_been_trained() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_epochs_of_the_sites_alone_leave_everything_else_as_it_is() -> None:
+@pytest.mark.parametrize("optimizer", ["sgd", "muon"])
+def test_epochs_of_the_sites_alone_leave_everything_else_as_it_is(optimizer: Any) -> None:
     """And bring each nearer to what its dense layer gives."""
     student, teacher = networks()
-    recipe = replace(FAST, epochs=2, block_epochs=2)
+    recipe = replace(FAST, epochs=2, block_epochs=2, optimizer=optimizer)
     done = distil(student, teacher, data(), recipe, device="cpu")
     own, theirs = student.state_dict(), done.model.state_dict()
     changed = {name for name, value in own.items() if not torch.equal(value, theirs[name])}

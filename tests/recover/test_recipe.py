@@ -12,7 +12,7 @@ from kronexport.recover.recipe import Recipe
     [
         ({"epochs": 0}, r"epochs: got 0, expected a whole number of at least 1"),
         ({"batch": True}, r"batch: got True"),
-        ({"optimizer": "lbfgs"}, r"optimizer: got 'lbfgs', expected one of adamw, sgd"),
+        ({"optimizer": "lbfgs"}, r"optimizer: got 'lbfgs', expected one of adamw, muon, sgd"),
         ({"learning_rate": float("nan")}, r"learning_rate: got nan, expected a finite number above 0"),
         ({"features": -1.0}, r"features: got -1.0"),
         ({"mixed": -0.1}, r"mixed: got -0.1, expected a part, 0 to 1"),
