@@ -123,14 +123,15 @@ def main() -> None:
     parser.add_argument("--features", type=float, default=0.0, help="weight of the layers' own outputs")
     args = parser.parse_args()
     profile = load_target(args.target)
-    title = f"{args.goal}, {args.epochs} epochs on {args.tiles} tiles of {TILE} x {TILE}"
+    recipe = {name: getattr(args, name) for name in ("batch", "optimizer", "learning_rate", "features")}
+    told = ", ".join(f"{name} {value}" for name, value in recipe.items())
+    title = f"{args.goal}, {args.epochs} epochs on {args.tiles} tiles of {TILE} x {TILE}, {told}"
     print(measured_heading(title, COLUMNS, profile, args.threads), flush=True)
     write_inputs(args)
     rows = Rows(args.out / f"rows-{args.target}.json")
     rows.print("fitted", partial(built, "fitted", args))
-    recipe = {name: getattr(args, name) for name in ("batch", "optimizer", "learning_rate", "features")}
     trained = {"recover": str(args.out / "trained_on.npy"), "epochs": args.epochs, "recipe": recipe}
-    rows.print("recovered", partial(built, "recovered", args, **trained))
+    rows.print(f"recovered: {title}", partial(built, "recovered", args, **trained))
 
 
 if __name__ == "__main__":

@@ -124,7 +124,10 @@ def seeded(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
     start = _epoch_seed(seed, epoch)
     python, array = random.getstate(), np.random.get_state()  # noqa: NPY002  # what users' loaders draw from
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(start)
+        torch.default_generator.manual_seed(start)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(start)
         random.seed(start)
         np.random.seed(start % 2**32)  # noqa: NPY002
         try:
@@ -187,7 +190,7 @@ def _as_batch(item: object) -> Batch:
 
 def _images(images: object) -> Tensor:
     if isinstance(images, np.ndarray):
-        images = torch.from_numpy(images)
+        images = torch.from_numpy(np.ascontiguousarray(images))  # torch takes no negative strides
     if not isinstance(images, Tensor):
         raise UserInputError(f"{PLACE}: a batch is a {type(images).__name__}, expected an array or tensor of images")
     if images.ndim != _IMAGE_RANK or not len(images) or not images.is_floating_point():
@@ -198,6 +201,13 @@ def _images(images: object) -> Tensor:
     return images.detach().float()
 
 
-def _labels(labels: NDArray[Any] | Tensor) -> Tensor:
-    found = torch.from_numpy(labels) if isinstance(labels, np.ndarray) else labels
+def _labels(labels: object) -> Tensor:
+    """Of an array, a tensor or a list of numbers."""
+    try:
+        found = labels if isinstance(labels, Tensor) else torch.from_numpy(np.array(labels))
+    except (TypeError, ValueError) as error:
+        raise UserInputError(
+            f"{PLACE}: labels are a {type(labels).__name__} that is no array of numbers ({error}); expected a whole "
+            f"number for each image"
+        ) from error
     return found if found.is_floating_point() else found.long()

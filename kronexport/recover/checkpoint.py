@@ -23,11 +23,12 @@ from kronexport.recover.batches import Batch, seeded
 from kronexport.recover.recipe import Recipe
 from kronexport.survey.imports import call_user
 
-FORMAT = "kronexport distillation 4"
+_FAMILY = "kronexport distillation"
+FORMAT = f"{_FAMILY} 4"
 _FORWARD = "forward or number of threads"
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
 """Of an object, which differs from run to run."""
-_UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile)
+_UNREADABLE = (EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile)
 """What torch.load raises for a file that is damaged or something else."""
 
 
@@ -105,22 +106,33 @@ def write_checkpoint(path: Path, run: dict[str, str], saved: Saved) -> None:
     write_bytes_aside(path, buffer.getvalue())
 
 
-def read_checkpoint(path: Path, run: dict[str, str], device: torch.device) -> Saved | None:
-    """What ``write_checkpoint`` wrote for the same run; None where there is no file.
+def read_checkpoint(path: Path, run: dict[str, str]) -> Saved | None:
+    """What ``write_checkpoint`` wrote for the same run, on the CPU; None where there is no file.
 
     Raises:
         CheckpointError: it is damaged, no checkpoint, or one of another run; the message says what differs.
+        UserInputError: it cannot be read, and may be whole.
     """
     if not path.exists():
         return None
     remedy = "delete it to start again, or name another file"
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserInputError(
+            f"checkpoint {path}: cannot be read ({error.strerror or error}); expected a file: name another one"
+        ) from error
     except _UNREADABLE as error:
         raise CheckpointError(
             f"checkpoint {path}: is damaged, or no checkpoint ({type(error).__name__}); {remedy}"
         ) from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT and str(found).startswith(_FAMILY):
+        raise CheckpointError(
+            f"checkpoint {path}: is of another version of kronexport, {found!r}, expected {FORMAT!r}; finish it by "
+            f"that version, or {remedy}"
+        )
+    if found != FORMAT:
         raise CheckpointError(f"checkpoint {path}: is no checkpoint of distil, expected {FORMAT!r}; {remedy}")
     differing = [name for name, found in run.items() if content["run"].get(name) != found]
     if differing:

@@ -3,7 +3,8 @@
 import copy
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -23,6 +24,7 @@ from kronexport.recover.checkpoint import EpochFigures, Saved, identity, read_ch
 from kronexport.recover.losses import check_labels, check_outputs
 from kronexport.recover.recipe import Recipe
 from kronexport.recover.trainer import Trainer, remedy
+from kronexport.survey.inputs import scored
 from kronexport.survey.model import checked_module
 
 log = logging.getLogger("kronexport")
@@ -112,19 +114,39 @@ def distil(
     start = copy.deepcopy(checked_module(student, "distil: the student is")).to(place).eval()
     trainer = Trainer(copy.deepcopy(start), teacher, recipe, len(source), place)
     clock = _Clock(progress, recipe.epochs, len(source), told)
-    with torch.backends.cudnn.flags(enabled=True, deterministic=True):
+    with _deterministic():
         first = _first_batches(source, recipe, place)
         before = _fit(trainer, start, first, source.labels)
         sample = first[0]._replace(images=first[0].images.to(place))
         file = None
         if checkpoint is not None:
+            _check_folder(Path(checkpoint))
             run = identity(start, teacher, recipe, sample, len(source), is_scored=evaluate is not None)
             file = _File(Path(checkpoint), run, unwritable)
-        check = partial(_check_near, trainer, first, before.error)
+        check = partial(_check_near, trainer, first, before)
         saved = _trained(trainer, source, file, check, evaluate=evaluate, clock=clock)
         start.load_state_dict(saved.kept)
         after = _fit(trainer, start, first)
     return Distilled(start.cpu(), saved.figures, _kept_epoch(saved, recipe), before, after)
+
+
+def _check_folder(checkpoint: Path) -> None:
+    if not checkpoint.parent.is_dir():
+        raise UserInputError(
+            f"checkpoint {checkpoint}: {checkpoint.parent} is no folder; make it, or name a file in another one"
+        )
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    """Take only kernels of cuDNN that give the same bits each time; all else that is set of it stays."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before
 
 
 def _warn_of_few(steps: int, recipe: Recipe) -> None:
@@ -183,7 +205,7 @@ def _trained(
 
     ``check`` may refuse what an epoch, which it is told, made of the network.
     """
-    begun = None if file is None else read_checkpoint(file.path, file.run, trainer.device)
+    begun = None if file is None else read_checkpoint(file.path, file.run)
     saved = begun or _unbegun(trainer, evaluate)
     if begun is not None:
         trainer.load_state(begun.state)
@@ -200,8 +222,14 @@ def _trained(
 
 def _unbegun(trainer: Trainer, evaluate: Evaluator | None) -> Saved:
     """The run before its first epoch."""
-    score = None if evaluate is None else evaluate(predictor(trainer.averaged, trainer.device))
-    return Saved(score, (), {}, copy.deepcopy(trainer.averaged.state_dict()))
+    return Saved(_score(trainer, evaluate), (), {}, copy.deepcopy(trainer.averaged.state_dict()))
+
+
+def _score(trainer: Trainer, evaluate: Evaluator | None) -> float | None:
+    """Of the averaged weights."""
+    if evaluate is None:
+        return None
+    return scored(evaluate, predictor(trainer.averaged, trainer.device), "distil: evaluate")
 
 
 def _next_epoch(trainer: Trainer, source: Source, saved: Saved, evaluate: Evaluator | None, clock: _Clock) -> Saved:
@@ -209,7 +237,7 @@ def _next_epoch(trainer: Trainer, source: Source, saved: Saved, evaluate: Evalua
     recipe, epoch, started = trainer.recipe, len(saved.figures) + 1, time.monotonic()
     with seeded(recipe.seed, epoch, trainer.device):
         loss = trainer.train_epoch(source.epoch(epoch), epoch, lambda done: clock.step(epoch, done))
-    score = None if evaluate is None else evaluate(predictor(trainer.averaged, trainer.device))
+    score = _score(trainer, evaluate)
     took = time.monotonic() - started
     figures = EpochFigures(epoch, loss, score, took, _remaining(saved.figures, took, recipe.epochs))
     after = replace(saved, figures=(*saved.figures, figures), state=trainer.state())
@@ -218,13 +246,16 @@ def _next_epoch(trainer: Trainer, source: Source, saved: Saved, evaluate: Evalua
     return after
 
 
-def _check_near(trainer: Trainer, batches: list[Batch], before: float, epoch: int) -> None:
-    """Refuse to go on where the averaged weights are further than ``FAR`` from where training began."""
-    error = _fit(trainer, trainer.averaged, batches).error
-    if not error <= before + FAR:  # NaN is neither
+def _check_near(trainer: Trainer, batches: list[Batch], before: Fit, epoch: int) -> None:
+    """Refuse to go on where the averaged weights are further than ``FAR`` from where training began.
+
+    Unless their loss fell: labels may want other logits than the teacher's.
+    """
+    now = _fit(trainer, trainer.averaged, batches)
+    if not (now.error <= before.error + FAR or now.loss < before.loss):  # NaN is neither
         raise UserInputError(
-            f"distil: after epoch {epoch} the outputs are {error:.3g} times their size from the teacher's, where they "
-            f"began at {before:.3g}; {remedy(trainer.recipe)}"
+            f"distil: after epoch {epoch} the outputs are {now.error:.3g} times their size from the teacher's, where "
+            f"they began at {before.error:.3g}; {remedy(trainer.recipe)}"
         )
 
 

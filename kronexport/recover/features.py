@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kronexport.errors import UserInputError
 from kronexport.survey.sites import SiteLayer
 
 Outputs = dict[str, list[Tensor]]
@@ -61,7 +62,16 @@ def feature_loss(given: Outputs, wanted: Outputs) -> Tensor:
     """Mean over sites and calls of mean (y - y_dense)^2 / variance of y_dense; a scalar.
 
     A site that says nothing, of variance 0, counts by the error alone.
+
+    Raises:
+        UserInputError: a site is called more often in one network than in the other.
     """
+    odd = next((site for site in wanted if len(given[site]) != len(wanted[site])), None)
+    if odd is not None:
+        raise UserInputError(
+            f"distil: the student calls {odd} {len(given[odd])} times where the teacher does {len(wanted[odd])} times; "
+            f"expected as often: set features and block_epochs to 0"
+        )
     pairs = [pair for site in wanted for pair in zip(given[site], wanted[site], strict=True)]
     return torch.stack([scaled_mse(ours.float(), theirs.float()) for ours, theirs in pairs]).mean()
 

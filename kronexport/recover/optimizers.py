@@ -46,7 +46,10 @@ class Descent:
     def step(self, scaler: torch.amp.GradScaler) -> None:
         """One step along the gradients that the student has."""
         for optimizer in self._optimizers:
-            scaler.step(optimizer)
+            if _has_gradients(optimizer):  # a scaler refuses one that has none
+                scaler.step(optimizer)
+            else:
+                optimizer.step()
         scaler.update()
         for schedule in self._schedules:
             schedule.step()
@@ -71,24 +74,35 @@ def _optimizers(parameters: list[nn.Parameter], recipe: Recipe) -> list[torch.op
     if recipe.optimizer == "adamw":
         return [torch.optim.AdamW(parameters, rate, weight_decay=decay)]
     made: list[torch.optim.Optimizer] = []
-    matrices = [_as_matrix(parameter) for parameter in parameters if parameter.ndim >= _LEAST_AXES]
+    matrices = [parameter for parameter in parameters if min(_sides(parameter)) > 1]
     if matrices:
-        made.append(torch.optim.Muon(matrices, rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
-    others = [parameter for parameter in parameters if parameter.ndim < _LEAST_AXES]
+        muon = torch.optim.Muon
+        made.append(muon(map(_as_matrix, matrices), rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+    others = [parameter for parameter in parameters if min(_sides(parameter)) <= 1]
     if others:
         made.append(torch.optim.AdamW(others, rate, weight_decay=decay))
     return made
 
 
-def _as_matrix(parameter: nn.Parameter) -> nn.Parameter:
-    """The first axes by the others, in the same memory, and in each backward pass given the same gradient.
+def _sides(parameter: Tensor) -> tuple[int, int]:
+    """Rows and columns of filters or a factor as a matrix of their first axes by the others; (0, 0): there is none.
 
-    Cut where the shorter side is longest: [F, C kh kw] of filters [F, C, kh, kw], [R f, c] of a factor [R, f, c, 1, 1].
+    Cut where the shorter side is longest: F, C kh kw of filters [F, C, kh, kw]; R f, c of a factor [R, f, c, 1, 1].
     """
-    parameter.data = parameter.data.contiguous()
+    if parameter.ndim < _LEAST_AXES or not parameter.numel():
+        return 0, 0
     rows = [math.prod(parameter.shape[:at]) for at in range(1, parameter.ndim)]
-    best = max(rows, key=lambda count: min(count, parameter.numel() // count))
-    matrix = nn.Parameter(parameter.detach().view(best, -1))
+    return max(((count, parameter.numel() // count) for count in rows), key=min)
+
+
+def _has_gradients(optimizer: torch.optim.Optimizer) -> bool:
+    return any(one.grad is not None for group in optimizer.param_groups for one in group["params"])
+
+
+def _as_matrix(parameter: nn.Parameter) -> nn.Parameter:
+    """In the same memory, and in each backward pass given the same gradient."""
+    parameter.data = parameter.data.contiguous()
+    matrix = nn.Parameter(parameter.detach().view(_sides(parameter)))
 
     def pass_on(whole: Tensor) -> None:
         matrix.grad = None if whole.grad is None else whole.grad.reshape(matrix.shape)

@@ -45,12 +45,12 @@ class Recipe:
         block_epochs: so many of them, the first, train each site alone: its output to that of its dense layer, no
             gradient from one site to another.
         batch: images a step, where the data is an array.
-        optimizer: AdamW; SGD with Nesterov momentum 0.9; or Muon (Jordan et al., 2024), with steps of the size of
+        optimizer: AdamW; SGD with Nesterov momentum; or Muon (Jordan et al., 2024), with steps of the size of
             AdamW's (Liu et al., 2025), for factors and filters as matrices, and AdamW for biases, norms and linear
             layers that are not factorized.
         learning_rate: the highest of the schedule.
-        schedule: up over 30 % of the steps and down (Smith, Topin, 2019), or half a cosine down (Loshchilov, Hutter,
-            2017).
+        schedule: up over 30 % of the steps and down, and momentum, or AdamW's first decay, from 0.95 to 0.85 and back
+            (Smith, Topin, 2019); or half a cosine down (Loshchilov, Hutter, 2017), at a momentum of 0.9 (Muon: 0.95).
         weight_decay: of all parameters.
         loss: of the network's outputs against the teacher's. ``kl``: T^2 KL(teacher || student) of softmaxes over
             axis 1 (Hinton, Vinyals, Dean, 2015); ``mse`` and ``l1``: in units of the variance, or the standard
@@ -107,6 +107,9 @@ class Recipe:
             value = getattr(self, name)
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             self._check(name, expected, is_right=is_number and is_right(value))
+        stop = self.stop_at
+        is_number = isinstance(stop, int | float) and not isinstance(stop, bool) and math.isfinite(stop)
+        self._check("stop_at", "a finite score, or None", is_right=stop is None or is_number)
         few = self.block_epochs <= self.epochs
         self._check("block_epochs", f"at most epochs, which is {self.epochs}", is_right=few)
         alone = not (self.mixed and self.cross_entropy)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils._pytree import tree_leaves
 
 from kronexport.errors import UserInputError
@@ -162,11 +162,20 @@ class Trainer:
 
 
 def _average_of(decay: float) -> Callable[..., None]:
-    """That of ``decay``, shorter in the first steps, in which the student has moved away from where it began."""
+    """That of ``decay``, shorter in the first steps, in which the student has moved away from where it began.
+
+    What is no number with a fraction, such as an index, is taken as it is, and so is what has not changed, such as a
+    mask of infinities.
+    """
 
     def average(averaged: Any, present: Any, count: Tensor) -> None:
         done = int(count)
-        get_ema_multi_avg_fn(min(decay, (1 + done) / (_WARM_UP + done)))(averaged, present, count)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        part = 1 - min(decay, (1 + done) / (_WARM_UP + done))
+        for mean, value in zip(averaged, present, strict=True):
+            if mean.is_floating_point():
+                mean.copy_(torch.where(mean == value, mean, torch.lerp(mean, value, part)))
+            else:
+                mean.copy_(value)
 
     return average
 

@@ -10,6 +10,7 @@ from kronexport.export.replace import factorized, site_weights
 from kronexport.factorize.calibrate import Calibration, image_limit
 from kronexport.factorize.scan import ErrorScan
 from kronexport.plan.accuracy import BUILDS, next_error, planned_error, unscored
+from kronexport.plan.goals import accuracy_drop
 from kronexport.records import Plan
 from kronexport.recover.recovery import recovered
 from kronexport.stages.job import FactorizedModel, Job, Network
@@ -36,14 +37,14 @@ def compress_stage(job: Job, plan: Plan, dense: Network, outputs: Sequence[str])
     allowed = job.planner.drop_alone(job.profile)
     if allowed is None or dense.accuracy is None or network.accuracy is None:
         return network if allowed is None else replace(network, plan=unscored(network.plan))
-    built = [(dense.accuracy - network.accuracy, network)]
+    built = [(accuracy_drop(dense.accuracy, network.accuracy), network)]
     while error := next_error([(planned_error(one.plan), drop) for drop, one in built], allowed):
         job.progress("accuracy", len(built), BUILDS)
         plan = job.planner.plan(job.profile, job.progress, error)
         network = factorize_stage(job, plan, outputs, dense.accuracy)
         if network.accuracy is None or network.plan in [one.plan for _, one in built]:
             break
-        built.append((dense.accuracy - network.accuracy, network))
+        built.append((accuracy_drop(dense.accuracy, network.accuracy), network))
     met = [network for drop, network in built if drop <= allowed]
     best = max(met, key=lambda one: planned_error(one.plan), default=None)
     first = built[0][1]
@@ -53,7 +54,7 @@ def compress_stage(job: Job, plan: Plan, dense: Network, outputs: Sequence[str])
             return first
         job.progress("accuracy", len(built), len(built) + 1)
         fast = factorize_stage(job, plan, outputs, dense.accuracy)
-        is_met = fast.accuracy is not None and dense.accuracy - fast.accuracy <= allowed
+        is_met = fast.accuracy is not None and accuracy_drop(dense.accuracy, fast.accuracy) <= allowed
         return fast if is_met else first
     if best is not None:
         return best
@@ -103,7 +104,7 @@ def scoring(job: Job, dense_accuracy: float | None) -> tuple[bool, float | None]
     drops = [goal.number for goal in job.planner.goals_of(job.profile) if goal.name == "accuracy_drop"]
     if not drops or dense_accuracy is None:
         return False, None
-    return True, dense_accuracy - min(drops) if job.config.precision == "fp32" else None
+    return True, accuracy_drop(dense_accuracy, min(drops)) if job.config.precision == "fp32" else None
 
 
 def recover_stage(job: Job, fitted: FactorizedModel, stop_at: float | None, *, is_scored: bool) -> FactorizedModel:

@@ -129,6 +129,22 @@ def load_labels(spec: str, count: int, option: str) -> NDArray[np.int64] | None:
     return labels.astype(np.int64)
 
 
+def scored(function: Callable[[Predictor], Any], predictor: Predictor, place: str) -> float:
+    """What the user's ``function`` gives for ``predictor``.
+
+    Raises:
+        UserInputError: it raises, or gives anything but one finite number; the message begins with ``place``.
+    """
+    score = call_user(function, predictor, doing=place)
+    if isinstance(score, (np.ndarray, np.generic, torch.Tensor)) and math.prod(score.shape) == 1:
+        score = score.item()
+    if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):
+        raise UserInputError(
+            f"{place}: returned {score!r}, a {type(score).__name__}; expected one finite number, higher is better"
+        )
+    return float(score)
+
+
 def load_evaluator(spec: str) -> Callable[[Predictor], float]:
     """The user's ``mod:function``, which scores a predictor; higher is better.
 
@@ -138,15 +154,7 @@ def load_evaluator(spec: str) -> Callable[[Predictor], float]:
     function = load_callable(spec, "--evaluate")
 
     def evaluate(predictor: Predictor) -> float:
-        score = call_user(function, predictor, doing=f"--evaluate {spec}")
-        if isinstance(score, (np.ndarray, np.generic, torch.Tensor)) and math.prod(score.shape) == 1:
-            score = score.item()
-        if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):
-            raise UserInputError(
-                f"--evaluate {spec}: returned {score!r}, a {type(score).__name__}; expected one finite number, "
-                f"higher is better"
-            )
-        return float(score)
+        return scored(function, predictor, f"--evaluate {spec}")
 
     return evaluate
 

@@ -125,6 +125,7 @@ def test_data_that_cannot_be_trained_on_are_refused(data: Any, message: str) -> 
         (IMAGES, None, "has no labels, which cross_entropy above 0 needs"),
         (IMAGES, LABELS[:3], "3 for 10 images"),
         (IMAGES, LABELS.float(), "labels are torch.float32"),
+        (IMAGES, ["cat"] * 10, "labels are a list that is no array of numbers"),
         ([IMAGES], LABELS, "labels are for images in one array"),
         ([(IMAGES, LABELS[:2])], None, r"labels are torch.int64 \[2\]"),
     ],
@@ -132,6 +133,15 @@ def test_data_that_cannot_be_trained_on_are_refused(data: Any, message: str) -> 
 def test_labels_that_do_not_fit_are_refused(data: Any, labels: Any, message: str) -> None:
     with pytest.raises(UserInputError, match=message):
         epoch(Source(data, labels, Recipe(batch=4, cross_entropy=0.5)), 1)
+
+
+def test_images_with_their_channels_turned_round_and_a_list_of_labels_are_taken() -> None:
+    """Torch itself takes no negative strides."""
+    images = torch.arange(24.0).reshape(2, 3, 2, 2)
+    (batch,) = Source(images.numpy()[:, ::-1], [1, 0], Recipe(augment="none", cross_entropy=1.0)).epoch(1)  # type: ignore[arg-type]
+    assert batch.labels is not None
+    for image, label in zip(batch.images, batch.labels.tolist(), strict=True):
+        assert torch.equal(image, images[1 - label].flip(0))
 
 
 def test_batches_that_come_as_such_are_not_mixed_and_that_is_said() -> None:

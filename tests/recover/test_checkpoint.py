@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -93,6 +94,10 @@ def foreign(path: Path) -> None:
     torch.save({"state_dict": {}}, path)
 
 
+def older(path: Path) -> None:
+    torch.save({"format": "kronexport distillation 3"}, path)
+
+
 def cut_off(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:1000])
 
@@ -103,10 +108,29 @@ def no_file_of_torch(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("damage", "message"),
-    [(foreign, "is no checkpoint of distil"), (cut_off, "is damaged"), (no_file_of_torch, "is damaged")],
+    [
+        (foreign, "is no checkpoint of distil"),
+        (older, r"is of another version of kronexport, 'kronexport distillation 3'.*finish it by that version"),
+        (cut_off, "is damaged"),
+        (no_file_of_torch, "is damaged"),
+    ],
 )
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, damage: Any, message: str) -> None:
     trained(tmp_path / "run.pt")
     damage(tmp_path / "run.pt")
     with pytest.raises(UserInputError, match=rf"run.pt: {message}.*delete it to start again"):
         trained(tmp_path / "run.pt")
+
+
+def test_a_score_of_numpy_is_read_again(tmp_path: Path) -> None:
+    """As a mean of an array is one."""
+    first = trained(tmp_path / "run.pt", evaluate=lambda _predict: np.float64(0.5))
+    again = trained(tmp_path / "run.pt", Stop(step=1), evaluate=lambda _predict: np.float64(0.5))
+    assert same_weights(first.model, again.model)
+
+
+def test_what_cannot_be_a_checkpoint_is_refused_before_training(tmp_path: Path) -> None:
+    with pytest.raises(UserInputError, match=r"run.pt: .*gone is no folder; make it"):
+        trained(tmp_path / "gone" / "run.pt", Stop(step=1))
+    with pytest.raises(UserInputError, match=r"cannot be read \(Is a directory\)"):
+        trained(tmp_path, Stop(step=1))

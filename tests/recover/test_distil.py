@@ -127,6 +127,12 @@ def test_the_weights_of_the_best_score_are_kept() -> None:
     assert [one.remaining > 0 for one in told] == [True, True, False]
 
 
+@pytest.mark.parametrize("score", [float("nan"), None, "high"])
+def test_a_score_that_is_no_number_is_refused(score: Any) -> None:
+    with pytest.raises(UserInputError, match=r"distil: evaluate: returned .*expected one finite number"):
+        distil(*networks(), data(), FAST, device="cpu", evaluate=lambda _predict: score)
+
+
 def test_training_ends_where_the_score_is_reached() -> None:
     student, teacher = networks()
     recipe = replace(FAST, epochs=5, stop_at=4.0)
@@ -198,6 +204,61 @@ def test_a_network_that_went_far_away_is_not_trained_on(tmp_path: Path) -> None:
     with pytest.raises(UserInputError, match=r"after epoch 1 the outputs are [\d.e+]+ times .*began at 0\.\d"):
         distil(*networks(), data(), recipe, device="cpu", checkpoint=tmp_path / "run.pt")
     assert not (tmp_path / "run.pt").exists()
+
+
+class Tables(nn.Module):
+    """A conv whose pixels are gathered by an index and masked by infinities, as attention has them."""
+
+    index: torch.Tensor
+    mask: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 1)
+        self.register_buffer("index", torch.arange(576).flip(0))
+        self.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pixels: torch.Tensor = self.conv(x).flatten(2)[:, :, self.index].mean(2)
+        return (pixels + self.mask).softmax(1)
+
+
+def test_what_is_no_weight_is_not_averaged() -> None:
+    """Averages of whole numbers would be cut off to the next lower one, those of infinities be NaN."""
+    teacher, student = Tables(), Tables()
+    trained = distil(student, teacher, data(), replace(FAST, epochs=8, ema=0.999), device="cpu").model
+    for name in ("index", "mask"):
+        assert torch.equal(trained.get_buffer(name), student.get_buffer(name))
+    assert not torch.equal(trained.get_parameter("conv.weight"), student.get_parameter("conv.weight"))
+
+
+def test_labels_may_want_other_logits_than_the_teacher_gives() -> None:
+    """Larger ones than those of a teacher that is hardly sure of anything."""
+    student, teacher = networks()
+    last = teacher.get_submodule("7")
+    with torch.no_grad():
+        for parameter in last.parameters():
+            parameter.mul_(0.01)
+    student.get_submodule("7").load_state_dict(last.state_dict())
+    recipe = replace(FAST, epochs=8, cross_entropy=1.0, optimizer="adamw", learning_rate=0.01)
+    done = distil(student, teacher, data(), recipe, labels=torch.zeros(48, dtype=torch.long), device="cpu")
+    assert done.after.error > done.before.error + 1
+    assert done.after.loss < done.before.loss
+
+
+def test_what_is_set_of_cudnn_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    seen: list[Any] = []
+
+    class Watching(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> Any:
+            seen.append((torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic))
+            return self[0](x)
+
+    teacher = Watching(nn.Conv2d(3, 3, 1))
+    distil(nn.Sequential(nn.Conv2d(3, 3, 1)), teacher, data(), FAST, device="cpu")
+    assert set(seen) == {(False, True)}
+    assert not torch.backends.cudnn.deterministic
 
 
 def diverging() -> Recipe:

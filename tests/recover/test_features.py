@@ -1,8 +1,10 @@
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from kronexport.errors import UserInputError
 from kronexport.recover.features import cut_before, factorized_sites, feature_loss, outputs_of
 from tests.recover.samples import data, networks
 
@@ -36,6 +38,12 @@ def test_a_site_that_is_cut_off_learns_from_its_own_output_alone() -> None:
         found["3"][0].square().sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         assert (first.grad is not None) == is_reached
         assert all(one.grad is not None for one in student.get_submodule("3").parameters())
+
+
+def test_a_site_that_one_network_calls_more_often_is_named() -> None:
+    one = torch.ones(2, 3)
+    with pytest.raises(UserInputError, match=r"the student calls conv 1 times where the teacher does 2 times"):
+        feature_loss({"conv": [one]}, {"conv": [one, one]})
 
 
 @given(scale=st.floats(1e-3, 1e3), seed=st.integers(0, 99))

@@ -35,6 +35,35 @@ def test_muon_moves_a_factor_alike_in_all_directions_of_its_matrix() -> None:
         assert 0.5 < sizes[-1] <= sizes[0] < 1.4, name
 
 
+def test_a_scaled_step_leaves_out_what_has_no_gradient() -> None:
+    """As in the epochs of sites alone that have no bias."""
+    student = networks()[0]
+    scaler = torch.amp.GradScaler("cpu", enabled=True)
+    descent = Descent(student, MUON, 10)
+    descent.zero_grad()
+    factor = student.get_parameter("0.factors.0")
+    before = {name: parameter.detach().clone() for name, parameter in student.named_parameters()}
+    scaler.scale(factor.square().sum()).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    descent.step(scaler)
+    changed = {name for name, parameter in student.named_parameters() if not torch.equal(parameter, before[name])}
+    assert changed == {"0.factors.0"}
+
+
+def test_vectors_and_what_is_empty_have_no_matrix() -> None:
+    """However many axes they have."""
+    student = nn.Module()
+    for index, shape in enumerate([(8, 1, 1), (1, 1, 8), (4, 0, 3), (1, 4, 3, 1, 1)]):
+        student.register_parameter(f"p{index}", nn.Parameter(torch.ones(shape)))
+    descent = Descent(student, MUON, 10)
+    descent.zero_grad()
+    sum((one.square().sum() for one in student.parameters()), start=torch.zeros(())).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    descent.step(SCALER)
+    moved = {name: torch.unique(1 - parameter.detach()) for name, parameter in student.named_parameters()}
+    assert [len(moved[name]) for name in ("p0", "p1", "p2")] == [1, 1, 0]
+    torch.testing.assert_close(moved["p0"], torch.tensor([0.01]))  # AdamW's step is the sign
+    assert 0 < float(moved["p3"].max()) < 0.01
+
+
 def test_what_has_no_matrix_is_moved_as_by_adamw() -> None:
     """Whose first step is the sign of the gradient."""
     others = {name: move for name, move in moves(networks()[0]).items() if move.ndim <= 2}

@@ -19,6 +19,8 @@ from kronexport.recover.recipe import Recipe
         ({"mixed": 0.5, "cross_entropy": 0.1}, r"mixed: got 0.5, expected 0 where cross_entropy is above 0"),
         ({"cross_entropy": 1.5}, r"cross_entropy: got 1.5, expected a part, 0 to 1"),
         ({"ema": 1.0}, r"ema: got 1.0"),
+        ({"stop_at": "0.9"}, r"stop_at: got '0.9', expected a finite score, or None"),
+        ({"stop_at": float("nan")}, r"stop_at: got nan"),
         ({"epochs": 2, "block_epochs": 3}, r"block_epochs: got 3, expected at most epochs, which is 2"),
     ],
 )
