@@ -191,7 +191,8 @@ def _conv_constants(node: ir.Node, orders: Orders) -> Constants:
     rows = orders.get(result, np.arange(filters))
     within = orders.get(source, np.arange(group * inputs)).reshape(group, inputs) % inputs
     columns = np.repeat(within, filters // group, axis=0)
-    found: Constants = {1: np.take_along_axis(weight[rows], columns[..., None, None], axis=1)}
+    kernel = (1,) * (weight.ndim - 2)
+    found: Constants = {1: np.take_along_axis(weight[rows], columns.reshape(*columns.shape, *kernel), axis=1)}
     if bias is not None:
         found[2] = bias[rows]
     return found

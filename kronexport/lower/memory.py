@@ -5,6 +5,7 @@ measured peak stands beside it.
 """
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -16,6 +17,7 @@ VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "De
 
 An operator in int8 reads the integers behind a DequantizeLinear.
 """
+_ACTIVATIONS = frozenset({"Relu", "Clip"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,24 +59,52 @@ def graph_memory(model: ir.Model) -> GraphMemory:
 
 
 class _Buffers:
-    """Which value holds the memory of another one."""
+    """Which value holds the memory of another one.
+
+    What an operator in int8 makes is written as the integers that a QuantizeLinear behind it gives.
+    """
 
     def __init__(self, constants: set[ir.Value]) -> None:
         self._constants = constants
 
     def of(self, value: ir.Value) -> ir.Value:
-        """The value that ``value`` is a view of; itself if it is none."""
+        """The value that ``value`` is a view of, or is written as; itself if it is neither."""
+        value = _source(value, VIEWS)
         node = value.producer()
-        while node is not None and node.op_type in VIEWS and node.inputs[0] is not None:
-            value = node.inputs[0]
-            node = value.producer()
-        return value
+        return _integers(value) if node is not None and _reads_integers(node) else value
 
     def is_constant(self, value: ir.Value) -> bool:
         """Whether it is a weight, a view of one, or a constant of the graph."""
-        source = self.of(value)
+        source = _source(value, VIEWS | {"QuantizeLinear"})
         node = source.producer()
         return source in self._constants or (node is not None and node.op_type == "Constant")
+
+
+def _source(value: ir.Value, operators: Collection[str]) -> ir.Value:
+    """What nodes of ``operators`` made ``value`` of, one after the other; itself where another one made it."""
+    node = value.producer()
+    while node is not None and node.op_type in operators and node.inputs[0] is not None:
+        value = node.inputs[0]
+        node = value.producer()
+    return value
+
+
+def _reads_integers(node: ir.Node) -> bool:
+    makers = [value.producer() for value in node.inputs if value is not None]
+    return any(maker is not None and maker.op_type == "DequantizeLinear" for maker in makers)
+
+
+def _integers(value: ir.Value) -> ir.Value:
+    """What the one QuantizeLinear that reads ``value``, directly or behind an activation, makes of it."""
+    result = value
+    while not result.is_graph_output() and len(result.uses()) == 1:
+        ((reader, _),) = result.uses()
+        if reader.op_type == "QuantizeLinear":
+            return reader.outputs[0]
+        if reader.op_type not in _ACTIVATIONS:
+            break
+        result = reader.outputs[0]
+    return value
 
 
 def _bytes(values: set[ir.Value]) -> int:

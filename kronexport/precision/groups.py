@@ -1,7 +1,7 @@
 """Which Convs TensorRT computes in INT8: those in groups need channels per group in multiples of 4, in and out.
 
-Source: NVIDIA, TensorRT API, ``IConvolutionLayer::setNbGroups``. Depthwise Convs have one channel a group, so by the
-published rule they are none of them.
+Source: NVIDIA, TensorRT API, ``IConvolutionLayer::setNbGroups``, and ``IDeconvolutionLayer::setNbGroups`` for
+ConvTranspose. Depthwise ones have one channel a group, so by the published rule they are none of them.
 """
 
 from typing import Final
@@ -11,6 +11,7 @@ import onnx
 INT8_MULTIPLE: Final = 4
 """Of channels per group."""
 
+_GROUPED: Final = frozenset({"Conv", "ConvTranspose"})
 _QDQ: Final = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 
@@ -26,24 +27,26 @@ def int8_group_fits(groups: int, channels_in: int, channels_out: int) -> bool:
 
 
 def refused_groups(graph: onnx.GraphProto) -> dict[str, str]:
-    """By name the Convs that do not fit, each with its groups in words.
+    """By name the Convs and ConvTransposes that do not fit, each with its groups in words.
 
     Args:
-        graph: Convs whose weight is no initializer, also behind Q/DQ, are not looked at.
+        graph: those whose weight is no initializer, also behind Q/DQ, are not looked at.
     """
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     makers = {output: node for node in graph.node for output in node.output}
     refused: dict[str, str] = {}
     for node in graph.node:
-        if node.op_type != "Conv":
+        if node.op_type not in _GROUPED:
             continue
         groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
         shape = _source_shape(node.input[1], shapes, makers)
         if shape is None:
             continue
-        filters, channels = shape[:2]
-        if not int8_group_fits(groups, channels, filters // groups):
-            refused[node.name] = f"{groups} groups of {channels} to {filters // groups} channels"
+        channels, filters = shape[1], shape[0] // groups
+        if node.op_type == "ConvTranspose":  # its weight is [C, F / groups, kh, kw]
+            channels, filters = filters, channels
+        if not int8_group_fits(groups, channels, filters):
+            refused[node.name] = f"{groups} groups of {channels} to {filters} channels"
     return refused
 
 

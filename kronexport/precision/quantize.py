@@ -78,7 +78,7 @@ def quantized(
     """
     kind = QuantType.QInt8 if scheme.symmetric else QuantType.QUInt8
     in_float = {*keep_float, *scheme.refused(model.graph)}
-    in_float |= _pools_of_float(model.graph, in_float)
+    in_float |= _pools_of_float(model.graph, in_float) | _not_understood(model.graph, scheme)
     reader = _Reader(feeds)
     options = {
         "ForceQuantizeNoInputCheck": True,  # a Transpose or Reshape between two layers in int8 moves bytes, not floats
@@ -109,6 +109,39 @@ def quantized(
         symmetric.without_pairs_that_split(result.graph)
         del result.graph.value_info[:]  # of what is no longer there, too
     return onnx.shape_inference.infer_shapes(result, strict_mode=True)
+
+
+def _not_understood(graph: onnx.GraphProto, scheme: Scheme) -> set[str]:
+    """The nodes of which the quantizer would make something else.
+
+    A Gemm loses its beta. Unsigned, a Relu or Clip gives its own range to what it reads, which is wrong where that is
+    an output of the graph, and is taken away, for saturation does the same, which it does not where 0 is cut off. The
+    bias of a ConvTranspose in groups has more scales than its weight.
+    """
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    returned = {output.name for output in graph.output}
+
+    def cuts_zero_off(clip: onnx.NodeProto) -> bool:
+        bounds = [constants.get(name) if name else None for name in (*clip.input, "", "")[1:3]]
+        is_unknown = any(bound is None and name for bound, name in zip(bounds, clip.input[1:], strict=False))
+        low, high = bounds
+        return is_unknown or (low is not None and float(low) > 0) or (high is not None and float(high) < 0)
+
+    def is_not_understood(node: onnx.NodeProto) -> bool:
+        attributes = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
+        if node.op_type == "Gemm":
+            return bool(attributes.get("beta", 1.0) != 1.0)
+        if scheme.symmetric:
+            return False
+        if node.op_type == "ConvTranspose":
+            weight = constants.get(node.input[1])
+            has_more = weight is None or weight.shape[1] > 1
+            return bool(attributes.get("group", 1) > 1) and len(node.input) > 2 and has_more  # noqa: PLR2004  # has a bias
+        return node.op_type in _ACTIVATIONS and (
+            node.input[0] in returned or (node.op_type == "Clip" and cuts_zero_off(node))
+        )
+
+    return {node.name for node in graph.node if is_not_understood(node)}
 
 
 def _pools_of_float(graph: onnx.GraphProto, in_float: Collection[str]) -> set[str]:

@@ -13,6 +13,7 @@ def keep_harmful(
     outputs: Callable[[Sequence[str]], Outputs],
     error: Callable[[Outputs], float],
     tolerance: float,
+    others: Sequence[str] = (),
 ) -> tuple[list[str], Outputs]:
     """The names that have to stay in float, and the outputs with them; all of them where even that does not suffice.
 
@@ -24,10 +25,13 @@ def keep_harmful(
         outputs: of the model with these names in float, besides what stays so anyway.
         error: of outputs against those of the model in float.
         tolerance: largest error.
+        others: more names, looked at where all of the first in float do not suffice.
     """
     found = outputs([])
     if error(found) <= tolerance:
         return [], found
+    if others and error(outputs(names)) > tolerance:
+        names = [*names, *others]
 
     def alone(name: str) -> float:
         return error(outputs([other for other in names if other != name]))

@@ -24,11 +24,12 @@ Stage = Literal["factorized", "portable", "lowered", "simplified", "quantized", 
 def compare(stage: Stage, against: str, got: Outputs, reference: Outputs, tolerance: float | None) -> Check:
     """The largest difference over all outputs.
 
-    ``rel_l2`` = ||y - y_ref|| / ||y_ref||. Without a tolerance the stage is an approximation and cannot fail.
-    Outputs are matched by position: names may differ between stages.
+    ``rel_l2`` = ||y - y_ref|| / ||y_ref||; of whole numbers, such as labels, whose distance says nothing, the part of
+    them that differs. Without a tolerance the stage is an approximation and cannot fail. Outputs are matched by
+    position: names may differ between stages.
 
     Raises:
-        VerificationError: shapes differ, or a value is not finite.
+        VerificationError: shapes differ, one is of whole numbers and the other is not, or a value is not finite.
     """
     if len(got) != len(reference):
         raise VerificationError(f"{stage}: {len(got)} outputs, {against} has {len(reference)}")
@@ -36,14 +37,30 @@ def compare(stage: Stage, against: str, got: Outputs, reference: Outputs, tolera
     for (name, ours), theirs in zip(got.items(), reference.values(), strict=True):
         if ours.shape != theirs.shape:
             raise VerificationError(f"{stage}: output {name} has shape {ours.shape}, {against}'s has {theirs.shape}")
+        are_whole = [not np.issubdtype(output.dtype, np.inexact) for output in (ours, theirs)]
+        if are_whole[0] != are_whole[1]:
+            raise VerificationError(f"{stage}: output {name} is {ours.dtype}, {against}'s is {theirs.dtype}")
         difference = ours.astype(np.float64) - theirs
         if not np.isfinite(difference).all():
             raise VerificationError(f"{stage}: output {name} is not finite, or {against}'s is not; check the weights")
-        norm = float(np.linalg.norm(theirs.astype(np.float64)))
         max_abs = max(max_abs, float(np.max(np.abs(difference), initial=0.0)))
-        rel_l2 = max(rel_l2, float(np.linalg.norm(difference)) / (norm or 1.0))
+        rel_l2 = max(rel_l2, _part_that_differs(difference) if all(are_whole) else _relative(difference, theirs))
     passed = None if tolerance is None else rel_l2 <= tolerance
     return Check(stage, against, max_abs, rel_l2, tolerance, passed)
+
+
+def are_finite(outputs: Outputs) -> bool:
+    """Whether every value is a number."""
+    return all(np.isfinite(output).all() for output in outputs.values())
+
+
+def _relative(difference: NDArray[np.float64], reference: NDArray[Any]) -> float:
+    norm = float(np.linalg.norm(reference.astype(np.float64)))
+    return float(np.linalg.norm(difference)) / (norm or 1.0)
+
+
+def _part_that_differs(difference: NDArray[np.float64]) -> float:
+    return float(np.count_nonzero(difference)) / max(1, difference.size)
 
 
 @torch.inference_mode()

@@ -69,6 +69,7 @@ def test_elementwise_operators_carry_any_order(operator: str, start: str) -> Non
         ("float[2,6] x => float[2,5] y", "y = Gemm<transB = 1>(x, matrix, five)"),
         ("float[2,6] x => float[2,5] y", "y = Gemm<alpha = 0.5>(x, turned, number)"),
         ("float[2,6] x => float[2,5] y", "y = MatMul(x, turned)"),
+        ("float[2,6,7] x => float[2,5,6] y", "y = Conv(x, taps)"),
     ],
 )
 def test_operators_with_constants_and_shapes_carry_an_order(signature: str, body: str) -> None:
@@ -82,6 +83,7 @@ def test_operators_with_constants_and_shapes_carry_an_order(signature: str, body
         "matrix": floats(5, 6),
         "turned": floats(6, 5),
         "five": floats(5),
+        "taps": floats(5, 6, 2),
     }
     used = {name: array for name, array in constants.items() if f"{name})" in body or f"{name}," in body}
     assert_carried(graph(signature, body, used), "x", ORDER)

@@ -68,6 +68,18 @@ def test_in_int8_images_take_a_byte_an_element_and_weights_stay_weights() -> Non
     assert found == GraphMemory(2 * 8 + 4 + 1, IMAGE + IMAGE // 4)
 
 
+def test_in_int8_what_a_layer_makes_is_written_as_integers() -> None:
+    """Also behind an activation; a weight that is quantized in the graph stays a weight."""
+    pair = "QuantizeLinear({0}, s, z) {1} = DequantizeLinear({2}, s, z)"
+    body = f"""q = {pair.format("x", "d", "q")} kq = {pair.format("k", "w", "kq")}
+    a = Conv(d, w) r = Relu(a) rq = {pair.format("r", "e", "rq")} b = Conv(e, w) bq = {pair.format("b", "y", "bq")}"""
+    text = f"""<ir_version: 8, opset_import: ["" : 17]>
+    g (float[1, 8, 6, 6] x) => (float[1, 8, 6, 6] y)
+    <float s = {{0.1}}, int8 z = {{0}}, float[8, 8, 1, 1] k = {{{", ".join("1" * 64)}}}> {{ {body} }}"""
+    found = graph_memory(ir.from_proto(onnx.shape_inference.infer_shapes(onnx.parser.parse_model(text))))
+    assert found == GraphMemory(4 * 64 + 4 + 1, IMAGE + IMAGE // 4)
+
+
 def test_a_shape_that_is_not_static_is_named() -> None:
     built = model("y = Relu(x)")
     built.graph.inputs[0].shape = ir.Shape(("N", 8, 6, 6))

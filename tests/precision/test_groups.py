@@ -40,6 +40,15 @@ def test_groups_fit_in_fours_and_in_nothing_else(groups: int, quads_in: int, qua
     assert not int8_group_fits(groups, 1, 1)
 
 
+@pytest.mark.parametrize(("shape", "fits"), [((8, 4, 2, 2), True), ((4, 4, 2, 2), False), ((8, 2, 2, 2), False)])
+def test_a_transposed_conv_has_its_channels_the_other_way_round(shape: tuple[int, ...], *, fits: bool) -> None:
+    """In first, and in two groups here."""
+    graph = conv(2, 4, 4)
+    graph.node[0].op_type = "ConvTranspose"
+    graph.initializer[0].dims[:] = shape
+    assert (refused_groups(graph) == {}) == fits
+
+
 @given(groups=st.integers(1, 6), channels_in=CHANNELS, channels_out=CHANNELS, behind_pair=st.booleans())
 def test_a_graph_is_asked_for_its_weights(
     groups: int, channels_in: int, channels_out: int, *, behind_pair: bool
@@ -53,7 +62,7 @@ def test_a_refusal_says_the_groups() -> None:
     assert refused_groups(conv(5, 2, 6)) == {"conv": "5 groups of 2 to 6 channels"}
 
 
-@pytest.mark.parametrize("operator", ["ConvTranspose", "MatMul"])
+@pytest.mark.parametrize("operator", ["Gemm", "MatMul"])
 def test_other_operators_are_let_be(operator: str) -> None:
     graph = conv(5, 2, 6)
     graph.node[0].op_type = operator

@@ -191,3 +191,57 @@ def test_what_cannot_be_quantized_is_an_error_of_ours() -> None:
 def test_logging_is_as_before() -> None:
     quantized(chain(), FEEDS, Scheme())
     assert logging.root.manager.disable == logging.NOTSET
+
+
+ODD = """<ir_version: 8, opset_import: ["" : 17]>
+odd (float[2, 16, 8, 8] x) => ({results}) {{
+    [first] a = Conv(x, weight)
+    {body}
+    [last] y = Conv({last}, weight)
+}}"""
+ONE = "float[2, 16, 8, 8] y"
+BETA = """[m] m = GlobalAveragePool(a) [f] f = Flatten(m) [g] g = Gemm<beta = 3.0>(f, square, bias)
+    s = Constant<value_ints = [2, 16, 1, 1]>() [r] r = Reshape(g, s) [add] b = Add(a, r)"""
+
+
+@pytest.mark.parametrize(
+    ("results", "body", "last"),
+    [
+        (f"{ONE}, float[2, 16, 8, 8] a", "[relu] b = Relu(a)", "b"),
+        (ONE, "[clip] b = Clip(a, low)", "b"),
+        (ONE, "[clip] b = Clip(a, no, low)", "b"),
+        (ONE, "[up] b = ConvTranspose<group = 2>(a, half, bias)", "b"),
+        (
+            ONE,
+            BETA,
+            "b",
+        ),
+    ],
+)
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_what_the_quantizer_does_not_understand_stays_what_it_is(
+    results: str, body: str, last: str, *, symmetric: bool, tmp_path: Path
+) -> None:
+    """A result that a Relu reads too, bounds that cut 0 off, a bias in groups, a bias that is multiplied."""
+    model = onnx.parser.parse_model(ODD.format(results=results, body=body, last=last))
+    generator = np.random.default_rng(1)
+    values = {
+        "weight": 0.2 * generator.standard_normal((16, 16, 1, 1)),
+        "half": 0.2 * generator.standard_normal((16, 8, 1, 1)),
+        "square": 0.2 * generator.standard_normal((16, 16)),
+        "bias": generator.standard_normal(16),
+        "low": np.array(0.5),
+    }
+    used = {name for node in model.graph.node for name in node.input}
+    for name in used & set(values):
+        model.graph.initializer.append(numpy_helper.from_array(values[name].astype(np.float32), name))
+    for node in model.graph.node:
+        node.input[:] = ["" if name == "no" else name for name in node.input]
+    found = quantized(model, FEEDS, Scheme(symmetric))
+    outputs = []
+    for one in (model, found):
+        onnx.save(one, tmp_path / "model.onnx")
+        outputs.append(run_onnx(tmp_path / "model.onnx", FEEDS[0]["x"]))
+    for name in outputs[0]:
+        assert agent.rel_l2(np.asarray(outputs[1][name]), np.asarray(outputs[0][name])) < 2 * NEAR, name
+    assert operators(found).count("QuantizeLinear") > 1

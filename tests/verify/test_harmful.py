@@ -28,6 +28,11 @@ def test_all_stay_where_even_that_does_not_suffice() -> None:
     assert (kept, error(found)) == (["b", "d", "c", "a"], 0.0)
 
 
+def test_others_are_looked_at_where_the_first_do_not_suffice() -> None:
+    for tolerance, kept in ((6.0, ["b", "a"]), (5.0, ["b", "d"])):
+        assert keep_harmful(["a", "b"], outputs, error, tolerance, ["c", "d"]) == (kept, outputs(kept))
+
+
 def test_a_note_names_few() -> None:
     names = [str(number) for number in range(SHOWN + 1)]
     assert few(names[:2]) == "0, 1"

@@ -41,6 +41,16 @@ def test_the_worst_output_counts() -> None:
     assert check.passed is False
 
 
+def test_of_labels_the_part_counts_that_is_another_one() -> None:
+    """However near by number, and however far."""
+    right = np.array([900, 500, 701, 330])
+    assert compare("half", "simplified", {"y": right + 1}, {"y": right}, 2e-3).rel_l2 == 1.0
+    far = compare("half", "simplified", {"y": np.array([0, 500, 701, 330])}, {"y": right}, 0.25)
+    assert (far.rel_l2, far.passed) == (0.25, True)
+    with pytest.raises(VerificationError, match="half: output y is int64, simplified's is float64"):
+        compare("half", "simplified", {"y": right}, {"y": right.astype(float)}, None)
+
+
 def test_a_reference_of_zeros_is_compared_absolutely() -> None:
     check = compare("lowered", "portable", {"y": np.full(4, 0.5)}, {"y": np.zeros(4)}, 1e-5)
     assert check.rel_l2 == 1.0

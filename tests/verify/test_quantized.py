@@ -64,7 +64,7 @@ def test_all_is_quantized_where_the_tolerance_allows_it(verified: VerifiedModel)
 def test_steps_that_are_faster_in_float_stay_so(verified: VerifiedModel) -> None:
     found = verify(verified, 10.0, mild=(0,))
     assert in_float(found) == {"one"}
-    assert "1 convolutions and matrix products stay in float" in found.notes[0]
+    assert "1 nodes stay in float" in found.notes[0]
 
 
 def test_the_layer_that_moves_the_outputs_most_stays_in_float(verified: VerifiedModel) -> None:
@@ -84,9 +84,34 @@ def test_what_is_no_site_may_stay_in_float_too(verified: VerifiedModel) -> None:
 
 
 def test_a_tolerance_that_no_choice_keeps_is_refused(verified: VerifiedModel) -> None:
-    """The Transpose is no layer, and stays in int8."""
-    with pytest.raises(VerificationError, match="quantized: outputs differ from simplified's"):
+    with pytest.raises(
+        VerificationError, match=r"quantized: outputs differ from simplified's .* all nodes are in float"
+    ):
         verify(verified, 1e-12)
+
+
+@pytest.mark.parametrize(("last", "first"), [("Softmax(m)", "m = Add(a, mask)"), ("Log(m)", "m = Sigmoid(a)")])
+def test_a_node_that_is_no_layer_may_be_the_one(tmp_path: Path, last: str, first: str) -> None:
+    """As the mask of an attention, beside which 8 bits are nothing, or a logarithm of what 8 bits make 0."""
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : 17]>
+        net (float[2, 8, 6, 6] x) => (float[2, 8, 6, 6] y) {{
+            [one] a = Conv(x, weight) [first] {first} [second] y = {last}
+        }}"""
+    )
+    generator = np.random.default_rng(1)
+    mask = np.where(np.arange(6) < 3, 0, -1e9).astype(np.float32)
+    weight = generator.standard_normal((8, 8, 1, 1), np.float32)
+    for name, values in (("weight", weight), ("mask", mask)):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path)
+    before = VerifiedModel(path, run_onnx(path, IMAGES), (), ())
+    found = verify_quantized(before, IMAGES, FEEDS, Scheme(), sites=[], float_steps={}, tolerance=0.1)
+    nodes = onnx.load(found.path).graph.node
+    (conv,) = (node for node in nodes if node.op_type == "Conv")
+    assert conv.input[1] != "weight"
+    assert "move the outputs most" in found.notes[-1]
 
 
 def test_groups_without_int8_stay_in_float_and_are_named(tmp_path: Path) -> None:
