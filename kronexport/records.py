@@ -7,7 +7,8 @@ spatial pairs are (height, width).
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from string import ascii_letters
+from typing import Any, Final, Literal
 
 ProgressCallback = Callable[[str, int, int], None]
 """Told (stage, done, total) as work goes on."""
@@ -26,6 +27,10 @@ Activation = Literal["Relu"]
 
 FLOAT_BYTES = 4
 """Of one float32."""
+
+_SHOWN_DIGITS: Final = 4
+_ALL_DIGITS: Final = 17
+"""In which no two floats are alike."""
 
 Pair = tuple[int, int]
 Pads = tuple[int, int, int, int]
@@ -352,6 +357,17 @@ class GoalResult:
     expr: str
     value: float | None
     met: bool | None
+
+    @property
+    def reached(self) -> str:
+        """``value`` in four digits, or in as many as tell a miss from the limit; empty where there is none."""
+        if self.value is None:
+            return ""
+        limit = float(self.expr.partition("<=")[2].strip().rstrip(ascii_letters))
+        digits = max(_SHOWN_DIGITS, len(f"{abs(self.value):.0f}"))
+        while self.met is False and digits < _ALL_DIGITS and f"{self.value:.{digits}g}" == f"{limit:.{digits}g}":
+            digits += 1
+        return f"{self.value:,.{digits}g}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Multiply-accumulates of an ONNX graph: every Conv, ConvTranspose, Gemm, MatMul and Einsum at its static shapes."""
+"""Multiply-accumulates of an ONNX graph at static shapes: Conv, ConvTranspose, Gemm, MatMul, Einsum, LSTM, GRU, RNN."""
 
 import math
 
@@ -19,6 +19,9 @@ def count_macs(model: ir.Model) -> int:
         "Gemm": _gemm,
         "MatMul": _matmul,
         "Einsum": _einsum,
+        "LSTM": _recurrent,
+        "GRU": _recurrent,
+        "RNN": _recurrent,
     }
     return sum(counters[node.op_type](node) for node in model.graph if node.op_type in counters)
 
@@ -63,6 +66,12 @@ def _einsum(node: ir.Node) -> int:
     if not {letter for letter in shared - kept if letter.isalpha()}:
         return 0
     return math.prod(size for name, size in sizes.items() if name in shared | kept or name.startswith("..."))
+
+
+def _recurrent(node: ir.Node) -> int:
+    """At each step W meets what comes in, and R what the step before gave; both hold all directions and gates."""
+    steps = math.prod(_dims(node, node.inputs[0])[:2])  # of all sequences; the layout says which axis is which
+    return steps * sum(math.prod(_dims(node, weight)) for weight in node.inputs[1:3])
 
 
 def _dims(node: ir.Node, value: ir.Value | None) -> tuple[int, ...]:

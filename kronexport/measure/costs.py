@@ -234,12 +234,16 @@ class _Campaign:
 
 
 def _may_pass(why: str) -> bool:
-    """Whether a failure says more of the moment than of the model: memory or disk ran out."""
+    """Whether a failure says more of the moment than of the model: memory, disk, files or threads ran out."""
     text = why.lower()
     return any(sign in text for sign in _RAN_OUT)
 
 
-_RAN_OUT: Final = ("alloc", "out of memory", "memoryerror", "no space left")
+_RAN_OUT: Final = (
+    *("alloc", "out of memory", "memoryerror", "no space left"),
+    *("resource temporarily unavailable", "too many open files"),
+    *("pthread_create", "create thread", "start new thread"),
+)
 
 
 def _seconds(times: Mapping[tuple[str, str], StoredTime], model: str, reference: str) -> float:

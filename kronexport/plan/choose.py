@@ -28,6 +28,10 @@ MILLISECONDS = 1e3
 FEASIBILITY_TOLERANCE = 1e-6
 """HiGHS's own, by which a sum may pass its limit."""
 
+LEAST_TOTAL = 0.01
+"""Part of the largest coefficient below which a total is minimized again, without the candidates that alone are above
+it: HiGHS takes totals for equal that differ by 1e-6 of the largest."""
+
 
 @dataclass(frozen=True, slots=True)
 class Steering:
@@ -124,20 +128,31 @@ def left_dense(site: Site, reason: str | None = None) -> SitePlan:
 
 
 def _reachable_together(survey: Survey, candidates: Sequence[Sequence[Candidate]], limits: Mapping[str, float]) -> str:
-    """Of each figure the least that the goals on the others leave."""
+    """Of each figure the least that the goals on the others leave; where no two can be met, that of each alone."""
     reached = []
     for name in limits:
         others = {other: limit for other, limit in limits.items() if other != name}
         with suppress(GoalError):
             least = sum(getattr(pick, name) for pick in solve(candidates, others, minimize=name))
-            dense = survey.macs if name == "macs" else survey.params
-            least += _fixed(survey, "macs" if name == "macs" else "params")
-            share = f"{least / dense:.3f} of dense"
-            reached.append(f"size {share}" if name == "weights" else f"{name} {least:.4g} ({share})")
+            reached.append(_reached(survey, name, least))
+    if reached:
+        return (
+            "--goal: the goals can each be met, but not together; with all others as they are, the least of each is "
+            f"{', '.join(reached)}; loosen one of them"
+        )
+    alone = [_reached(survey, name, _sum_of_least(candidates, name)) for name in limits]
     return (
-        "--goal: the goals can each be met, but not together; with all others as they are, the least of each is "
-        f"{', '.join(reached)}; loosen one of them"
+        "--goal: the goals can each be met, but no two of them together; where one is given alone, the least of each "
+        f"is {', '.join(alone)}; loosen two of them, or leave two out"
     )
+
+
+def _reached(survey: Survey, name: str, least: float) -> str:
+    """What the sites' sum of a figure makes of the whole network."""
+    whole = "macs" if name == "macs" else "params"
+    least += _fixed(survey, whole)
+    share = f"{least / getattr(survey, whole):.3f} of dense"
+    return f"size {share}" if name == "weights" else f"{name} {least:.4g} ({share})"
 
 
 def _fastest_near(
@@ -231,15 +246,29 @@ def solve(
     """
     if any(limit <= 0 for limit in limits.values()):
         raise GoalError(f"--goal: no choice is within all limits ({dict(limits)})")
+    chosen = _solved(candidates, limits, minimize)
+    if any(_total(chosen, name) > limit for name, limit in limits.items()):
+        stricter = {name: limit * (1 - 2 * FEASIBILITY_TOLERANCE) for name, limit in limits.items()}
+        return solve(candidates, stricter, minimize)
+    total = _total(chosen, minimize)
+    if total < LEAST_TOTAL * _largest(candidates, minimize):
+        near = [[option for option in options if getattr(option, minimize) <= total] for options in candidates]
+        with suppress(GoalError):  # by rounding: ``chosen`` is within all limits
+            return solve(near, limits, minimize)
+    return chosen
+
+
+def _solved(candidates: Sequence[Sequence[Candidate]], limits: Mapping[str, float], minimize: str) -> list[Candidate]:
+    """As ``solve``, up to the solver's tolerances; GoalError where there is no choice even so."""
     flat = [candidate for options in candidates for candidate in options]
     site_of = np.repeat(np.arange(len(candidates)), [len(options) for options in candidates])
     one_each = sparse.csr_array((np.ones(len(flat)), (site_of, np.arange(len(flat)))))
     costs = np.array([[getattr(candidate, name) for candidate in flat] for name in limits], dtype=np.float64)
-    # each row is scaled to 1, so that the solver's feasibility tolerance means the same for all
+    # each row is scaled to 1, so that the solver's tolerances mean the same for all
     bounds = np.array(list(limits.values()), dtype=np.float64)
     with stdout_of_c_dropped():  # HiGHS has debug lines that its log settings do not silence
         result = milp(
-            c=np.array([getattr(candidate, minimize) for candidate in flat]),
+            c=np.array([getattr(candidate, minimize) for candidate in flat]) / (_largest(candidates, minimize) or 1.0),
             integrality=np.ones(len(flat), dtype=np.int64),
             bounds=Bounds(0, 1),
             constraints=[
@@ -250,8 +279,12 @@ def solve(
         )
     if result.x is None:
         raise GoalError(f"--goal: no choice is within all limits (solver: {result.message})")
-    chosen = [flat[index] for index in np.flatnonzero(result.x > 0.5)]  # noqa: PLR2004  a binary, up to rounding
-    if all(sum(getattr(pick, name) for pick in chosen) <= limit for name, limit in limits.items()):
-        return chosen
-    stricter = {name: limit * (1 - 2 * FEASIBILITY_TOLERANCE) for name, limit in limits.items()}
-    return solve(candidates, stricter, minimize)
+    return [flat[index] for index in np.flatnonzero(result.x > 0.5)]  # noqa: PLR2004  a binary, up to rounding
+
+
+def _total(chosen: Sequence[Candidate], name: str) -> float:
+    return float(sum(getattr(pick, name) for pick in chosen))
+
+
+def _largest(candidates: Sequence[Sequence[Candidate]], name: str) -> float:
+    return float(max(getattr(option, name) for options in candidates for option in options))

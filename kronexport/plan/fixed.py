@@ -1,10 +1,10 @@
 """Sites whose factors are given: only their lowering is chosen, and the others are planned around them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from kronexport.backends.profile import TargetProfile
-from kronexport.lower.forms import Form, generate_forms
+from kronexport.lower.forms import DENSE, Form, generate_forms
 from kronexport.plan.choose import dense_plan
 from kronexport.plan.cost_model import Seconds
 from kronexport.plan.goals import Goal
@@ -13,11 +13,22 @@ from kronexport.records import FLOAT_BYTES, Basis, Plan, Site, SitePlan, Structu
 
 @dataclass(frozen=True, slots=True)
 class ChosenForm:
-    """A form, and the seconds of the layer in it and left dense: None where they were not measured."""
+    """A form, and the seconds of the layer in it and left dense: None where they were not measured.
+
+    ``is_cut_short``: the form goes by its estimate, since time was up before it was timed.
+    """
 
     form: Form
     seconds: float | None = None
     dense_seconds: float | None = None
+    is_cut_short: bool = False
+
+    @property
+    def basis(self) -> Basis:
+        """What the choice rests on."""
+        if self.is_cut_short:
+            return "mixed"
+        return "roofline" if self.seconds is None else "measured"
 
 
 FormOf = Callable[[Site, Structure], ChosenForm]
@@ -51,9 +62,10 @@ def plan_around(
     """
     if not fixed:
         return make(survey, goals)
-    kept = {site.name: keep(site, fixed[site.name], form_of) for site in survey.sites if site.name in fixed}
+    held = {site.name: form_of(site, fixed[site.name]) for site in survey.sites if site.name in fixed}
+    kept = {site.name: planned(site, held[site.name], 0.0) for site in survey.sites if site.name in held}
     rest = _rest(survey, kept)
-    bases: set[Basis] = {"roofline" if choice.seconds is None else "measured" for choice in kept.values()}
+    bases = {chosen.basis for chosen in held.values()}
     if goals and rest.sites:
         others = make(rest, [_absolute(goal, survey) for goal in goals])
         bases.add(others.basis)
@@ -61,7 +73,28 @@ def plan_around(
         others = dense_plan(rest, profile, "no goal asks for more than the factors that the model came with")
     choices = kept | {choice.site: choice for choice in others.sites}
     basis = bases.pop() if len(bases) == 1 else "mixed"
-    return replace(others, sites=tuple(choices[site.name] for site in survey.sites), basis=basis)
+    notes = (*_budget_notes(held.values()), *others.notes, *dense_form_notes(kept.values()))
+    return replace(others, sites=tuple(choices[site.name] for site in survey.sites), basis=basis, notes=notes)
+
+
+def dense_form_notes(choices: Iterable[SitePlan]) -> tuple[str, ...]:
+    """What is told of layers whose factors are multiplied out: ``params`` counts what model.onnx does not hold."""
+    lowerings = [choice.lowering for choice in choices if choice.structure is not None]
+    if not (count := lowerings.count(DENSE)):
+        return ()
+    note = (
+        f"{count} of {len(lowerings)} layers with factors run by their dense weight: model.onnx holds that weight, and "
+        "params counts the factors; give these layers another lowering in plan.toml to ship the factors"
+    )
+    return (note,)
+
+
+def _budget_notes(held: Collection[ChosenForm]) -> tuple[str, ...]:
+    """What is told where time was up before all forms of the given factors were timed."""
+    if not (count := sum(chosen.is_cut_short for chosen in held)):
+        return ()
+    spent = "the time budget was spent before all was timed"
+    return (f"{spent}: {count} of {len(held)} layers with given factors go by estimates",)
 
 
 def keep(site: Site, structure: Structure, form_of: FormOf) -> SitePlan:

@@ -8,7 +8,7 @@ from kronexport.factorize.decompose import METHODS, check_method
 from kronexport.factorize.network import check_group
 from kronexport.lower.forms import DENSE, generate_forms
 from kronexport.plan.choose import left_dense
-from kronexport.plan.fixed import ChosenForm, FormOf, keep, planned
+from kronexport.plan.fixed import ChosenForm, FormOf, dense_form_notes, keep, planned
 from kronexport.plan.plan_file import STAYS_DENSE, PlanFile, SiteTable
 from kronexport.records import Plan, Site, SitePlan, Structure, Survey
 from kronexport.survey.imports import suggestion
@@ -33,7 +33,7 @@ def given_plan(file: PlanFile, survey: Survey, fixed: Mapping[str, Structure], f
     for site in survey.sites:
         with named(f"site {site.name}"):
             choices.append(_choice(site, tables.get(site.name), fixed.get(site.name), form_of))
-    return Plan(load_target(file.target).name, tuple(choices), "given")
+    return Plan(load_target(file.target).name, tuple(choices), "given", dense_form_notes(choices))
 
 
 def _check_names(tables: Mapping[str, SiteTable], survey: Survey) -> None:

@@ -5,6 +5,7 @@ always dense minus compressed, in the evaluator's own units.
 """
 
 import difflib
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -112,6 +113,11 @@ def _weights(goal: Goal, dense: int) -> float:
     return goal.number * (dense if goal.scale is None else goal.scale / FLOAT_BYTES)
 
 
+def accuracy_drop(dense: float, compressed: float) -> float:
+    """As goals count it: a difference of scores, without the rounding error that would miss 0.01 by 9e-18."""
+    return round(dense - compressed, 9)
+
+
 def judge(goal: Goal, dense: ModelFigures, compressed: ModelFigures, speedup: Speedup | None) -> GoalResult:
     """The value reached, in the goal's own unit. Ratio of latency: the median paired ratio; absolute: p50."""
     value = _reached(goal, dense, compressed, speedup)
@@ -126,7 +132,7 @@ def _reached(goal: Goal, dense: ModelFigures, compressed: ModelFigures, speedup:
     if goal.name == "accuracy_drop":
         if dense.accuracy is None or compressed.accuracy is None:
             return None
-        return dense.accuracy - compressed.accuracy
+        return accuracy_drop(dense.accuracy, compressed.accuracy)
     field = FIGURES[goal.name]
     reached, reference = getattr(compressed, field), getattr(dense, field)
     if reached is None or reference is None:
@@ -152,7 +158,17 @@ def check_reachable(goals: Sequence[Goal], survey: Survey, least: dict[str, int]
             raise GoalError(
                 f"--goal: {name} <= {limit:.4g} ({limit / dense:.3f} of the network's {dense:.4g}) cannot be met: the "
                 f"least that the factorizable convolutions allow is {least[name]:.4g} ({least[name] / dense:.3f})"
+                f"{_loosened(goals, name, least[name] / dense)}"
             )
+
+
+def _loosened(goals: Sequence[Goal], name: str, share: float) -> str:
+    """What to ask for instead of a ratio that is out of reach, where ``share`` of dense is the least; rounded up."""
+    ratios = [goal for goal in goals if goal.name == name and goal.scale is None]
+    if not ratios:
+        return ""
+    default = f" (without any it is {', '.join(DEFAULT_GOALS)})" if ratios[0].expr in DEFAULT_GOALS else ""
+    return f"; give --goal {name}<={math.ceil(100 * share) / 100:g}{default}, or --include more layers"
 
 
 def figure_of(goal: GoalResult) -> str:
@@ -167,7 +183,7 @@ def missed_goals(report: Report, *, allow_unmeasured: bool) -> list[GoalError]:
         lines = []
         for goal in target.goals:
             if goal.met is False:
-                lines.append(f"{name}: goal {goal.expr} missed: the best that was found is {goal.value:.4g}; loosen it")
+                lines.append(f"{name}: goal {goal.expr} missed: the best that was found is {goal.reached}; loosen it")
             elif goal.met is None and not allow_unmeasured:
                 reason = target.unmeasured[f"goals.{goal.expr}"]
                 lines.append(f"{name}: goal {goal.expr}: {reason}; accept that with --allow-unmeasured")

@@ -84,19 +84,20 @@ def measured_plan(
         chosen = choose(survey, [menu.candidates() for menu in menus], goals, SLACK, steering)
         wanted = [menu.untimed(pick) for menu, pick in zip(menus, chosen, strict=True)]
         if not any(wanted):
-            return plan_of(survey, chosen, profile, "measured")
+            return _of_timed(survey, menus, chosen, profile)
         with suppress(GoalError):
             timed = choose(survey, [menu.timed() for menu in menus], goals, SLACK, steering)
             if _is_as_good(timed, chosen):
-                return plan_of(survey, timed, profile, "measured")
+                return _of_timed(survey, menus, timed, profile)
         if not _time(menus, wanted, clock):
-            return _cut_short(survey, menus, goals, profile, steering)
+            chosen = choose(survey, [menu.candidates() for menu in menus], goals, SLACK, steering)
+            return _cut_short(survey, menus, chosen, profile)
     try:
         chosen = choose(survey, [menu.timed() for menu in menus], goals, SLACK, steering)
     except GoalError:  # what was timed is not enough to meet the goals; estimates are still better than nothing
         chosen = choose(survey, [menu.candidates() for menu in menus], goals, SLACK, steering)
         return plan_of(survey, chosen, profile, "mixed")
-    return plan_of(survey, chosen, profile, "measured")
+    return _of_timed(survey, menus, chosen, profile)
 
 
 def with_times(plan: Plan, menus: Sequence["Menu"]) -> Plan:
@@ -141,23 +142,34 @@ def worth_timing(structure: Structure, site: Site, seconds: Seconds) -> list[For
 
 
 def form_by_clock(clock: Clock, seconds_of: Seconds, site: Site, structure: Structure) -> ChosenForm:
-    """The form of least measured time; of least estimate where none could be timed."""
+    """The form of least measured time; of least estimate where none could be timed.
+
+    Forms that were not reached before time was up go by their estimates, times the median of measured over estimated
+    seconds of the others.
+    """
     dense, *_ = generate_forms(structure, site.geometry, site.input_size)
     forms = [dense, *worth_timing(structure, site, seconds_of)]
     found = clock([Trial.of(site, form) for form in forms])
     _warn_of(found)
     seconds = {trial.form: taken for trial, taken in found.seconds.items()}
-    if not seconds:
+    scale = median(taken / seconds_of(form, site.batch) for form, taken in seconds.items()) if seconds else 1.0
+    left = {trial.form: scale * seconds_of(trial.form, site.batch) for trial in found.left}
+    expected = seconds | left
+    if not expected:
         return form_by_estimate(seconds_of, site, structure)
-    fastest = min(seconds, key=lambda form: seconds[form])
-    return ChosenForm(fastest, seconds[fastest], seconds.get(dense))
+    fastest = min(expected, key=lambda form: expected[form])
+    return ChosenForm(fastest, seconds.get(fastest), seconds.get(dense), is_cut_short=fastest in left)
 
 
-def _cut_short(
-    survey: Survey, menus: Sequence["Menu"], goals: Sequence[Goal], profile: TargetProfile, steering: Steering
-) -> Plan:
+def _of_timed(survey: Survey, menus: Sequence["Menu"], chosen: Sequence[Candidate], profile: TargetProfile) -> Plan:
+    """The plan of what is not to be timed any more, which dense is too where time was up before it was."""
+    if all(menu.knows(pick) for menu, pick in zip(menus, chosen, strict=True)):
+        return plan_of(survey, chosen, profile, "measured")
+    return _cut_short(survey, menus, chosen, profile)
+
+
+def _cut_short(survey: Survey, menus: Sequence["Menu"], chosen: Sequence[Candidate], profile: TargetProfile) -> Plan:
     """The plan when time is up: by measured seconds where they are known, by estimates where not."""
-    chosen = choose(survey, [menu.candidates() for menu in menus], goals, SLACK, steering)
     estimated = sum(not menu.knows(pick) for menu, pick in zip(menus, chosen, strict=True))
     note = f"the time budget was spent before all was timed: {estimated} of {len(menus)} layers go by estimates"
     return replace(plan_of(survey, chosen, profile, "mixed" if estimated else "measured"), notes=(note,))
@@ -199,8 +211,8 @@ class Menu:
         return bool(self.known.get(None))
 
     def knows(self, pick: Candidate) -> bool:
-        """Whether ``pick`` was timed, or is what others are compared with."""
-        return pick.structure in self.known or pick.structure is None
+        """Whether ``pick`` was timed, or was to be and the runtime does not run it."""
+        return pick.structure in self.known
 
     def untimed_dense(self) -> set[Trial]:
         """The site left as it is, if that was not timed yet."""

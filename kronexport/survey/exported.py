@@ -48,7 +48,7 @@ def load_exported(path: Path) -> Exported:
 
     Raises:
         UserInputError: no such file, damaged or of another kind, exported in training mode, or its input is not one
-            float tensor.
+            float32 tensor.
     """
     program = _read(path)
     shape = _input_shape(program, path)
@@ -61,6 +61,9 @@ def _with_layers(program: fx.GraphModule) -> fx.GraphModule:
     graph = program.graph
     for node in list(graph.nodes):
         node.meta = {}  # shapes and stack traces of the export, which a copy could not take along
+        if node.target is _ATEN._assert_tensor_metadata.default:  # noqa: SLF001  # so named; of the export's device
+            graph.erase_node(node)
+            continue
         maker = _MAKERS.get(node.target) if node.op == "call_function" else None
         if maker is not None:
             _replace(program, node, maker)
@@ -167,6 +170,11 @@ def _input_shape(program: ExportedProgram, path: Path) -> tuple[Dim, ...]:
         raise UserInputError(
             f"MODEL {path}: takes {len(inputs)} inputs ({', '.join(names)}); expected one float tensor; "
             f"export a wrapper that takes the images alone"
+        )
+    if inputs[0].dtype != torch.float32:
+        raise UserInputError(
+            f"MODEL {path}: takes {names[0]} of {inputs[0].dtype}; expected torch.float32; export model.float(), and "
+            f"choose the precision of what ships by --precision"
         )
     return tuple(size if isinstance(size, int) else None for size in inputs[0].shape)
 

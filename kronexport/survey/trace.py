@@ -174,7 +174,7 @@ class _LayerWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 
 
 
 def _mac_counter() -> FlopCounterMode:
-    """The library's counter, and what it lacks: matrix times vector, and attention as the CPU computes it."""
+    """The library's counter, and what it lacks: matrix times vector, attention and LSTMs as the CPU computes them."""
     aten = torch.ops.aten
     return FlopCounterMode(
         display=False,
@@ -183,6 +183,7 @@ def _mac_counter() -> FlopCounterMode:
             aten.addmv: lambda _bias, matrix, *_, **__: _mv_flops(matrix),
             aten.dot: _mv_flops,
             aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,  # noqa: SLF001  # torch's own name
+            aten.mkldnn_rnn_layer: _lstm_flops,
         },
     )
 
@@ -193,6 +194,11 @@ def _mv_flops(matrix_shape: Sequence[int], *_: Any, **__: Any) -> int:
 
 def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
     return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]  # torch leaves it untyped
+
+
+def _lstm_flops(steps: Sequence[int], *weights: Any, **__: Any) -> int:
+    """Of one layer in one direction: ``steps`` [T, N, C], weights of the input [4 H, C] and of the state [4 H, H]."""
+    return sum(steps[0] * steps[1] * _mv_flops(weight) for weight in weights[:2])
 
 
 @contextmanager

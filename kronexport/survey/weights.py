@@ -4,7 +4,7 @@ import difflib
 import pickle
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +18,24 @@ from kronexport.errors import UserInputError
 from kronexport.survey.weight_files import check_weights_file
 
 _LISTED = 5
-_PARALLEL_PREFIX = "module."  # what nn.DataParallel puts before every name
+_AVERAGE_COUNTER = "n_averaged"
+"""What AveragedModel keeps beside the weights."""
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
     """Copies the tensors of a weights file into ``module``, cast to the type of each parameter.
 
-    The file holds a state dict, or a mapping with one under ``state_dict``; names that all begin with ``module.``
-    (nn.DataParallel) lose it. Pickles are read with ``weights_only=True``: no code of the file is run.
+    The file holds a state dict, or a mapping with one under ``state_dict`` or under whatever key holds the only one;
+    names lose what a wrapper put before all of them, as ``module.`` (nn.DataParallel) or ``_orig_mod.``
+    (torch.compile). Pickles are read with ``weights_only=True``: no code of the file is run.
 
     Raises:
-        UserInputError: the file cannot be read or holds no state dict, or its names and shapes are not those of
-            ``module``; up to five of each kind are listed.
+        UserInputError: the file cannot be read or holds no state dict, or its names, shapes and kinds of numbers are
+            not those of ``module``; up to five of each kind are listed.
     """
-    state = _without_parallel_prefix(read_state_dict(path), module.state_dict().keys())
-    _check_shapes(state, module, path)
+    own = module.state_dict()
+    state = _without_wrappers(read_state_dict(path), own.keys())
+    _check_tensors(state, {name: value for name, value in own.items() if isinstance(value, Tensor)}, path)
     missing, unexpected = _load(module, state, path)
     problems = [*_listed_missing(missing, unexpected, module), *_listed_unexpected(unexpected, missing, state)]
     if problems:
@@ -121,26 +124,39 @@ _READERS: dict[str, Callable[[Path], Any]] = {
 
 
 def _state_dict_in(content: Any, path: Path) -> dict[str, Tensor]:
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    if isinstance(content, Mapping) and content and all(isinstance(value, Tensor) for value in content.values()):
-        return {str(name): tensor for name, tensor in content.items()}
-    found = f"the keys {_names(map(str, content))}" if isinstance(content, Mapping) else f"a {type(content).__name__}"
+    """The tensors of a state dict; what else lies beside them, as the number of an epoch, is left out."""
+    found = f"a {type(content).__name__}"
+    if isinstance(content, Mapping):
+        nested = {str(key): value for key, value in content.items() if _is_state_dict(value)}
+        held = content.get("state_dict")
+        if not isinstance(held, Mapping):
+            held = next(iter(nested.values())) if len(nested) == 1 else {} if nested else content
+        if tensors := {str(name): value for name, value in held.items() if isinstance(value, Tensor)}:
+            return tensors
+        found = f"{len(nested)} state dicts, {_names(nested)}" if nested else f"the keys {_names(map(str, content))}"
     raise UserInputError(
-        f"{path}: holds {found}; expected a state dict (name: tensor), or one under the key 'state_dict'; "
+        f"{path}: holds {found}; expected a state dict (name: tensor), or one under a key such as 'state_dict'; "
         f"save torch.save(model.state_dict(), 'weights.pt')"
     )
 
 
-def _without_parallel_prefix(state: dict[str, Tensor], own: Iterable[str]) -> dict[str, Tensor]:
-    model_has_it = all(name.startswith(_PARALLEL_PREFIX) for name in own)
-    if model_has_it or not all(name.startswith(_PARALLEL_PREFIX) for name in state):
-        return state
-    return {name.removeprefix(_PARALLEL_PREFIX): tensor for name, tensor in state.items()}
+def _is_state_dict(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(value) and all(isinstance(each, Tensor) for each in value.values())
 
 
-def _check_shapes(state: Mapping[str, Tensor], module: nn.Module, path: Path) -> None:
-    own = {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
+def _without_wrappers(state: dict[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
+    """``state`` without the beginning common to all names after which most of them are the model's ``own``."""
+    if _AVERAGE_COUNTER not in own:
+        state = {name: tensor for name, tensor in state.items() if name != _AVERAGE_COUNTER}
+    *parts, _ = next(iter(state), "").split(".")
+    beginnings = ["".join(f"{part}." for part in parts[:count]) for count in range(len(parts) + 1)]
+    common = [beginning for beginning in beginnings if all(name.startswith(beginning) for name in state)]
+    best = max(common, key=lambda beginning: sum(name.removeprefix(beginning) in own for name in state))
+    return {name.removeprefix(best): tensor for name, tensor in state.items()}
+
+
+def _check_tensors(state: Mapping[str, Tensor], own: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse other shapes, and integers where the model has floats: a cast would leave out what they are scaled by."""
     wrong = [
         f"  {name}: got {_shape(state[name])}, expected {_shape(value)}"
         for name, value in own.items()
@@ -150,6 +166,16 @@ def _check_shapes(state: Mapping[str, Tensor], module: nn.Module, path: Path) ->
         raise UserInputError(
             "\n".join([f"{path}: {len(wrong)} tensors have another shape than in the model:", *_first(wrong)])
             + "\nGive the weights of this very architecture (width, number of classes, input channels)."
+        )
+    wrong = [
+        f"  {name}: got {state[name].dtype}, expected {value.dtype}"
+        for name, value in own.items()
+        if name in state and value.is_floating_point() and not state[name].is_floating_point()
+    ]
+    if wrong:
+        raise UserInputError(
+            "\n".join([f"{path}: {len(wrong)} tensors hold other numbers than the model's floats:", *_first(wrong)])
+            + "\nGive the weights as floats, from before they were quantized."
         )
 
 

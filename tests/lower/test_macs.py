@@ -5,9 +5,13 @@ from typing import Any
 import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
+from torch import Tensor, nn
 
 from kronexport.errors import UserInputError
+from kronexport.export.onnx_export import export_onnx
 from kronexport.lower.macs import count_macs
+from kronexport.records import InputSpec
+from kronexport.survey.trace import trace
 
 
 def model(op: str, shapes: list[list[int | str]], output: list[int | str], **attributes: Any) -> ir.Model:
@@ -69,6 +73,44 @@ def test_einsum_counts_what_torch_multiplies_and_sums(
 
 def test_einsum_of_one_operand_multiplies_nothing() -> None:
     assert count_macs(model("Einsum", [[2, 3]], [3, 2], equation="ij->ji")) == 0
+
+
+@pytest.mark.parametrize(("op", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+@pytest.mark.parametrize(("direction", "directions"), [("forward", 1), ("bidirectional", 2)])
+def test_a_recurrent_layer_counts_both_of_its_weights_at_each_step(
+    op: str, gates: int, direction: str, directions: int
+) -> None:
+    """5 steps of 2 sequences, 3 channels, a state of 7; W and R hold the directions and gates."""
+    shapes: list[list[int | str]] = [[5, 2, 3], [directions, gates * 7, 3], [directions, gates * 7, 7]]
+    macs = count_macs(model(op, shapes, [5, directions, 2, 7], hidden_size=7, direction=direction))
+    assert macs == 5 * 2 * directions * gates * 7 * (3 + 7)
+
+
+class Reading(nn.Module):
+    """A conv whose rows a recurrent layer reads."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.layer = nn.Conv2d(3, 4, 3, padding=1), layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.layer(self.conv(x).mean(1))[0]
+        return output
+
+
+@pytest.mark.filterwarnings("ignore")  # of the exporter about itself
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.GRU(16, 8, batch_first=True),
+        nn.LSTM(16, 8, batch_first=True, bias=False),
+        nn.LSTM(16, 8, num_layers=2, bidirectional=True),
+    ],
+    ids=str,
+)
+def test_a_recurrent_layer_counts_what_the_survey_counts(layer: nn.Module) -> None:
+    module, spec = Reading(layer).eval(), InputSpec("input", (2, 3, 12, 16))
+    assert count_macs(export_onnx(module, spec)) == trace(module, spec).macs
 
 
 def test_other_nodes_count_nothing() -> None:

@@ -224,8 +224,18 @@ def test_it_is_tried_again_in_the_next_run(store: MeasurementStore, races: Races
     assert list(measured(SMALL, store).seconds) == SMALL
 
 
-def test_a_form_that_ran_out_of_memory_is_set_aside_for_this_run_alone(
-    store: MeasurementStore, races: Races, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Failed to allocate memory",
+        "pthread_create failed, error code: 11 error msg: Resource temporarily unavailable",
+        "[Errno 24] Too many open files",
+        "can't start new thread",
+        "Failed to create thread pool",
+    ],
+)
+def test_a_form_that_ran_out_of_something_is_set_aside_for_this_run_alone(
+    store: MeasurementStore, races: Races, monkeypatch: pytest.MonkeyPatch, words: str
 ) -> None:
     """The runtime said so itself, and the process lived on: another time there may be enough."""
 
@@ -233,12 +243,12 @@ def test_a_form_that_ran_out_of_memory_is_set_aside_for_this_run_alone(
         name = list(models)[2]
         found = races(models, setting, timing)
         raced = {key: value for key, value in found.raced.items() if key != name}
-        return RaceResult(raced, {name: "the runtime cannot run this model: Failed to allocate memory"})
+        return RaceResult(raced, {name: f"the runtime cannot run this model: {words}"})
 
     monkeypatch.setattr(costs, "settled_race", short_of_memory)
     found = measured(SMALL, store)
     assert list(found.set_aside) == [SMALL[2]]
-    assert "Failed to allocate memory" in found.set_aside[SMALL[2]]
+    assert words in found.set_aside[SMALL[2]]
     assert len(races.batches) == 1
     monkeypatch.setattr(costs, "settled_race", races)
     assert list(measured(SMALL, store).seconds) == SMALL

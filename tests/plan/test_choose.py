@@ -200,6 +200,33 @@ def test_the_choice_is_the_best_there_is() -> None:
     assert sum(c.cubed_error for c in chosen) == pytest.approx(best)
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e-6])
+@pytest.mark.parametrize("minimize", ["seconds", "cubed_error"])
+def test_the_choice_is_the_best_at_any_scale(minimize: str, scale: float) -> None:
+    """Layers of microseconds, and errors of which one alone is large, as if they were seconds and all alike."""
+    for seed in range(10):
+        generator = np.random.default_rng(seed)
+        table = [
+            [
+                Candidate(None, "dense", int(p), int(m), 1, float(e), float(s), pays=True)
+                for p, m, e, s in zip(
+                    *generator.integers(1, 50, (2, 5)),
+                    [1.0, *(scale * generator.random(4))],
+                    scale * (0.1 + generator.random(5)),
+                    strict=True,
+                )
+            ]
+            for _ in range(4)
+        ]
+        limits = {"params": 90.0, "macs": 100.0}
+        best = min(
+            sum(getattr(c, minimize) for c in picks)
+            for picks in itertools.product(*table)
+            if all(sum(getattr(c, name) for c in picks) <= limit for name, limit in limits.items())
+        )
+        assert sum(getattr(c, minimize) for c in solve(table, limits, minimize)) == pytest.approx(best, rel=1e-4, abs=0)
+
+
 def test_goals_that_exclude_each_other_are_refused() -> None:
     """Each limit can be met, both together cannot: the message says what the others leave of each."""
     dense = site("conv", 16, 16)
@@ -210,6 +237,21 @@ def test_goals_that_exclude_each_other_are_refused() -> None:
     ]
     goals = [parse_goal("params<=1.5k"), parse_goal("macs<=1.5k")]
     with pytest.raises(GoalError, match=r"not together.* params 2000 .* macs 1.1e\+04 .*loosen"):
+        choose(one, [options], goals)
+
+
+def test_three_goals_of_which_no_two_can_be_met_are_refused() -> None:
+    """The message says what each reaches alone."""
+    dense = site("conv", 16, 16)
+    one = Survey((dense,), (), dense.params + 1000, dense.macs + 1000)
+    costs = ((10, 100_000, 1500), (1000, 100, 1500), (1000, 100_000, 10))
+    options = [
+        Candidate(None, "dense", dense.params, dense.macs, dense.params, 0.0, 0.0, pays=True),
+        *(Candidate(PAIR, "grouped-1-2", p, m, w, 0.1, 0.0, pays=True) for p, m, w in costs),
+    ]
+    goals = [parse_goal(text) for text in ("params<=1.5k", "macs<=1.5k", "size<=6kB")]
+    alone = r"params 1010 \(0\.306 of dense\), macs 1100 \(0\.002 of dense\), size 0\.306 of dense"
+    with pytest.raises(GoalError, match=rf"no two of them together.* is {alone}; loosen two"):
         choose(one, [options], goals)
 
 

@@ -1,6 +1,7 @@
 """Sites whose factors are given: the fastest form for them, and goals that the other sites have to meet."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -102,6 +103,43 @@ def test_a_plan_rests_on_what_the_forms_of_fixed_sites_were_chosen_by(
         seconds and 2 * seconds,
     )
     assert beside.basis == ("mixed" if seconds else "roofline")
+
+
+def test_a_plan_says_how_many_given_factors_were_not_timed_in_time(profile: TargetProfile) -> None:
+    """Its basis is mixed, although every form goes by an estimate."""
+
+    def form_of(site: Site, structure: Structure) -> ChosenForm:
+        return ChosenForm(generate_forms(structure, site.geometry, site.input_size)[1], None, 1e-3, is_cut_short=True)
+
+    def make(survey: Survey, _goals: Sequence[Goal]) -> Plan:
+        return replace(dense_plan(survey, profile), notes=("of the others",))
+
+    found = plan_around(SURVEY, {"first": LEAN}, [parse_goal("params<=0.9")], profile, make=make, form_of=form_of)
+    assert found.basis == "mixed"
+    assert found.notes == (
+        "the time budget was spent before all was timed: 1 of 1 layers with given factors go by estimates",
+        "of the others",
+    )
+    alone = plan_around(surveyed(FIRST), {"first": LEAN}, [], profile, make=make, form_of=form_of)
+    assert (alone.basis, alone.notes) == ("mixed", found.notes[:1])
+
+
+def test_a_plan_says_how_many_layers_do_not_ship_their_factors(profile: TargetProfile) -> None:
+    """Params are those of the factors all the same."""
+    full = gkpd_structure((64, 1, 1, 1), (1, 64, 3, 3), 64)
+    form_of = partial(form_by_estimate, roofline_model(profile).seconds)
+
+    def make(_survey: Survey, _goals: Sequence[Goal]) -> Plan:
+        pytest.fail("no goal asks for anything")
+
+    around = partial(plan_around, SURVEY, goals=[], profile=profile, make=make, form_of=form_of)
+    found = around({"first": full, "second": gkpd_structure((64, 1, 1, 1), (1, 48, 3, 3), 8)})
+    assert [choice.lowering == "dense" for choice in found.sites] == [True, False]
+    assert found.sites[0].params == full.params + 64
+    (note,) = found.notes
+    assert note.startswith("1 of 2 layers with factors run by their dense weight")
+    assert "another lowering in plan.toml" in note
+    assert around({"first": LEAN}).notes == ()
 
 
 def test_a_network_whose_sites_are_all_fixed_is_judged_later(profile: TargetProfile) -> None:

@@ -61,6 +61,12 @@ def test_a_lowering_left_out_is_chosen() -> None:
     assert from_file in {form.name for form in generate_forms(PAIR, CONV.geometry, CONV.input_size)}
 
 
+def test_factors_that_run_by_their_dense_weight_are_told() -> None:
+    (note,) = planned(table(PAIR, lowering="dense")).notes
+    assert note.startswith("1 of 1 layers with factors run by their dense weight")
+    assert planned(table(PAIR)).notes == ()
+
+
 def test_dense_is_a_choice() -> None:
     """Also of a layer that stays so anyway."""
     plan = planned(SiteTable(name="conv", method="dense"), SiteTable(name="dw", method="dense"))

@@ -1,9 +1,11 @@
 """Goals: what is understood, what is refused, and how each is judged."""
 
+from dataclasses import replace
+
 import pytest
 
 from kronexport.errors import GoalError, UserInputError
-from kronexport.plan.goals import budget, check_reachable, judge, parse_goal
+from kronexport.plan.goals import DEFAULT_GOALS, budget, check_reachable, judge, parse_goal
 from kronexport.records import LatencyStats, ModelFigures, Speedup, Survey
 
 
@@ -44,6 +46,13 @@ def test_a_missed_goal_is_not_met() -> None:
     assert (result.value, result.met) == (0.25, False)
 
 
+def test_a_drop_of_just_as_much_as_is_allowed_meets_the_goal() -> None:
+    """0.9263 - 0.9163 is more than 0.01 in binary."""
+    dense, small = replace(DENSE, accuracy=0.9263), replace(SMALL, accuracy=0.9163)
+    result = judge(parse_goal("accuracy_drop<=0.01"), dense, small, TWICE)
+    assert (result.value, result.met) == (0.01, True)
+
+
 @pytest.mark.parametrize("text", ["latency<=0.5", "latency<=1ms", "memory<=0.5", "accuracy_drop<=1"])
 def test_what_was_not_measured_is_neither_met_nor_missed(text: str) -> None:
     """Value and met are None where a figure is missing."""
@@ -78,11 +87,23 @@ def test_the_tightest_goal_is_the_budget() -> None:
     assert budget([], "params", 1000) == 1000
 
 
+def test_the_default_goal_out_of_reach_says_that_it_is_the_default() -> None:
+    """Nobody typed it."""
+    goals = list(map(parse_goal, DEFAULT_GOALS))
+    with pytest.raises(GoalError, match=r"give --goal macs<=0\.81 \(without any it is macs<=0\.5\), or --include"):
+        check_reachable(goals, Survey((), (), 1000, 8000), {"params": 200, "macs": 6401, "weights": 250})
+
+
 def test_an_unreachable_goal_says_what_is_reachable() -> None:
     """GoalError (exit 5) with the least that any plan reaches."""
     survey = Survey((), (), 1000, 8000)
     with pytest.raises(GoalError, match=r"params <= 100 .* the least .* is 200 \(0.200\)"):
         check_reachable([parse_goal("params<=0.1")], survey, {"params": 200, "macs": 100, "weights": 250})
+    for text, remedy in (("params<=0.1", r"params<=0\.21, or"), ("macs<=0.01", r"macs<=0\.02, or")):
+        with pytest.raises(GoalError, match=rf"; give --goal {remedy} --include more layers"):
+            check_reachable([parse_goal(text)], survey, {"params": 201, "macs": 100, "weights": 250})
+    with pytest.raises(GoalError, match=r"allow is 200 \(0\.200\)$"):
+        check_reachable([parse_goal("params<=0.1k")], survey, {"params": 200, "macs": 100, "weights": 250})
     least = {"params": 1, "macs": 1, "weights": 250}
     check_reachable([parse_goal("size<=0.01"), parse_goal("size<=1kB")], survey, least)
     with pytest.raises(GoalError, match=r"size<=600B cannot be met: the least .* is 1.67 times that"):

@@ -239,6 +239,20 @@ def test_factors_that_are_given_run_in_their_fastest_form() -> None:
     assert chosen == form_by_estimate(SECONDS, SITES[0], structure)
 
 
+def test_given_factors_go_by_estimates_where_time_is_up() -> None:
+    """In the light of dense's time, which the store knew; what else was measured is compared with them."""
+    structure = gkpd_structure((32, 1, 1, 1), (1, 32, 3, 3), 4)
+    best = form_by_estimate(SECONDS, SITES[0], structure).form
+    assert best.name != DENSE
+    for reach in (0, 1):
+        found = form_by_clock(Clock(lambda trial: 7 * estimate(trial), reach), SECONDS, SITES[0], structure)
+        assert (found.form, found.seconds, found.is_cut_short, found.basis) == (best, None, True, "mixed")
+        assert (found.dense_seconds is None) is (reach == 0)
+    clock = Clock(lambda trial: estimate(trial) / (100 if trial.form.name == DENSE else 1), reach=2)
+    found = form_by_clock(clock, SECONDS, SITES[0], structure)
+    assert (found.form.name, found.is_cut_short, found.basis) == (DENSE, False, "measured")
+
+
 def test_what_was_learnt_for_one_plan_serves_the_next() -> None:
     """The clock, which refuses to time a form twice, is asked for what is new alone."""
     known, clock = menus(), Clock(estimate)
@@ -274,6 +288,16 @@ def test_when_time_is_up_at_once_the_plan_goes_by_estimates() -> None:
     assert (found.basis, clock.calls) == ("mixed", 2)
     assert found.notes == ("the time budget was spent before all was timed: 2 of 2 layers go by estimates",)
     assert sum(choice.macs for choice in found.sites) <= 0.4 * SURVEY.macs
+
+
+def test_layers_that_stay_dense_go_by_estimates_too_when_time_is_up_at_once() -> None:
+    """Nothing else is to be timed for such a plan, and still it does not rest on measurement."""
+    found = plan(Clock(estimate, reach=0), "macs<=1")
+    assert not found.structures
+    assert found.basis == "mixed"
+    assert found.notes == ("the time budget was spent before all was timed: 2 of 2 layers go by estimates",)
+    found = plan(Clock(estimate, reach=1), "macs<=1")
+    assert found.notes == ("the time budget was spent before all was timed: 1 of 2 layers go by estimates",)
 
 
 def test_what_was_timed_before_counts() -> None:

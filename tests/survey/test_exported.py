@@ -219,6 +219,36 @@ def test_a_program_of_two_inputs(tmp_path: Path) -> None:
     assert "takes 2 inputs (x, y); expected one float tensor" in message
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_program_of_another_precision(tmp_path: Path, dtype: torch.dtype) -> None:
+    model = nn.Sequential(nn.Conv2d(8, 4, 1)).eval().to(dtype)
+    message = refusal(saved(tmp_path / "n.pt2", model, torch.ones(SHAPE, dtype=dtype)))
+    assert f"takes input of {dtype}; expected torch.float32; export model.float()" in message
+
+
+class Casting(nn.Module):
+    """A conv around which precision changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.conv(x.to(torch.float64).to(self.conv.weight.dtype))
+        return found.double()
+
+
+def test_what_a_program_asserts_of_its_casts_is_left_out(tmp_path: Path) -> None:
+    """The type and the device that a tensor had at the export."""
+    model = Casting().eval()
+    path = saved(tmp_path / "n.pt2", model)
+    assert "_assert_tensor_metadata" in str(torch.export.load(path).graph)
+    module = load_exported(path).module
+    assert "_assert_tensor_metadata" not in str(module.graph)
+    images = torch.randn(SHAPE)
+    torch.testing.assert_close(module(images), model(images), rtol=0, atol=0)
+
+
 def test_a_program_without_a_conv_is_refused_by_the_survey(tmp_path: Path) -> None:
     module = load_exported(saved(tmp_path / "n.pt2", nn.Sequential(nn.ReLU()).eval())).module
     with pytest.raises(UserInputError, match="no convolution to factorize"):

@@ -36,6 +36,8 @@ class Calls(nn.Module):
         (Calls(lambda x: x @ torch.ones(8)), 2 * 3 * 8 * 8),
         (Calls(lambda x: x[0, 0] @ torch.ones(8)), 8 * 8),
         (Calls(lambda x: torch.einsum("nchw,nkhw->nck", x, x)), 2 * 3 * 3 * 64),
+        (nn.Sequential(nn.Flatten(0, 1), nn.GRU(8, 5), Calls(lambda found: found[0])), 6 * 8 * 3 * 5 * (8 + 5)),
+        (nn.Sequential(nn.Flatten(0, 1), nn.LSTM(8, 5), Calls(lambda found: found[0])), 6 * 8 * 4 * 5 * (8 + 5)),
         (Calls(lambda x: functional.scaled_dot_product_attention(x, x, x)), 2 * 3 * 8 * 8 * 8 * 2),
         (nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.AvgPool2d(2)), 0),
     ],

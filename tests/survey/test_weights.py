@@ -53,6 +53,60 @@ def test_state_dict_key_and_parallel_prefix_are_understood(tmp_path: Path) -> No
     assert torch.equal(target.state_dict()["0.weight"], source.state_dict()["0.weight"])
 
 
+PREFIXES = ["_orig_mod.", "module._orig_mod.", "model.", "module.model."]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_what_wrappers_put_before_every_name_is_understood(tmp_path: Path, prefix: str) -> None:
+    """torch.compile, DistributedDataParallel around it, Lightning."""
+    source, target = network(), network()
+    torch.save({prefix + name: tensor for name, tensor in source.state_dict().items()}, tmp_path / "w.pt")
+    load_weights(target, tmp_path / "w.pt")
+    assert torch.equal(target.state_dict()["0.weight"], source.state_dict()["0.weight"])
+
+
+def test_an_average_of_weights_is_understood(tmp_path: Path) -> None:
+    """AveragedModel counts beside them what it is the average of."""
+    source, target = network(), network()
+    torch.save(torch.optim.swa_utils.AveragedModel(source).state_dict(), tmp_path / "w.pt")
+    load_weights(target, tmp_path / "w.pt")
+    assert torch.equal(target.state_dict()["0.weight"], source.state_dict()["0.weight"])
+
+
+@pytest.mark.parametrize("key", ["model", "model_state_dict", "net"])
+def test_a_state_dict_under_any_key_is_understood(tmp_path: Path, key: str) -> None:
+    """Beside what else a training keeps, if it is the only one."""
+    source, target = network(), network()
+    optimizer = torch.optim.SGD(source.parameters(), momentum=0.9, lr=0.1)
+    source(torch.ones(1, 3, 4, 4)).sum().backward()
+    optimizer.step()
+    kept = {"epoch": 7, "optimizer": optimizer.state_dict(), "best": torch.tensor(91.2)}
+    torch.save({key: source.state_dict(), **kept}, tmp_path / "w.pt")
+    load_weights(target, tmp_path / "w.pt")
+    assert torch.equal(target.state_dict()["0.weight"], source.state_dict()["0.weight"])
+    torch.save({key: source.state_dict(), "ema": source.state_dict(), **kept}, tmp_path / "w.pt")
+    assert f"holds 2 state dicts, '{key}', 'ema'; expected a state dict" in refusal(tmp_path / "w.pt")
+
+
+def test_what_is_no_tensor_is_left_out(tmp_path: Path) -> None:
+    source, target = network(), network()
+    torch.save({**source.state_dict(), "epoch": 7}, tmp_path / "w.pt")
+    load_weights(target, tmp_path / "w.pt")
+    assert torch.equal(target.state_dict()["0.weight"], source.state_dict()["0.weight"])
+
+
+def test_integers_for_floats_are_refused(tmp_path: Path) -> None:
+    """Quantized weights without what they are scaled by; counters may be of any type."""
+    state = network().state_dict()
+    torch.save({**state, "2.weight": state["2.weight"].to(torch.int8)}, tmp_path / "w.pt")
+    message = refusal(tmp_path / "w.pt")
+    assert "1 tensors hold other numbers than the model's floats:" in message
+    assert "2.weight: got torch.int8, expected torch.float32" in message
+    counter = "1.num_batches_tracked"
+    torch.save({**state, counter: state[counter].float()}, tmp_path / "w.pt")
+    load_weights(network(), tmp_path / "w.pt")
+
+
 def test_prefix_stays_where_the_model_has_it_itself(tmp_path: Path) -> None:
     source, target = (nn.Sequential(OrderedDict(module=nn.Conv2d(1, 2, 1))) for _ in range(2))
     torch.save(source.state_dict(), tmp_path / "w.pt")
