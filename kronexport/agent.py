@@ -1103,8 +1103,14 @@ def _check_compatible(folder: str, manifest: Json) -> None:
         found = gpus()
         if not set(wanted_gpus) & set(found):
             raise _incompatible(manifest, f"it is for the GPU {wanted_gpus}, this machine has {found or 'none'}")
+    if manifest["artifact"] is not None:  # else build_engine.sh looked at the release before it built the engine
+        _check_version(manifest)
     if manifest["backend"] == "tensorrt":
         raise _needs_trtexec(folder)
+
+
+def _check_version(manifest: Json) -> None:
+    requires = manifest["requires"]
     runtime, rule, wanted = requires["runtime"], requires["rule"], requires["version"]
     if rule not in _VERSION_RULES:
         raise _incompatible(manifest, f"version rule {rule!r} is unknown; expected one of {sorted(_VERSION_RULES)}")

@@ -221,7 +221,8 @@ def bench(
         result = bench_bundle(
             bundle, against=against, threads=threads, timing=Timing(seconds, rounds), elsewhere=machine_of
         )
-    print_json_or(as_json, dataclasses.asdict(result), lambda: terminal.print_bench(result))
+    baseline = "dense" if against is None else str(against)
+    print_json_or(as_json, dataclasses.asdict(result), lambda: terminal.print_bench(result, baseline))
 
 
 @app.command()

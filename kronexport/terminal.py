@@ -5,10 +5,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from kronexport.records import LatencyStats, ModelFigures, Report, TargetReport
-from kronexport.ship.report_view import NO_VALUE
+from kronexport.ship.report_view import NO_VALUE, difference, null_reason, number
 
 if TYPE_CHECKING:
     from kronexport.backends.doctor import Finding
@@ -38,7 +38,7 @@ def print_report(report: Report) -> None:
         console.print(speed_verdict(target))
         for goal in target.goals:
             state = {True: "met", False: "MISSED", None: "not measured"}[goal.met]
-            reached = "" if goal.value is None else f", reached {goal.value:.4g}"
+            reached = f", reached {goal.reached}" if goal.reached else ""
             console.print(f"goal {goal.expr}: {state}{reached}")
         for check in target.verification:
             if check.rel_l2 is not None:
@@ -81,17 +81,18 @@ def _table(*columns: str, title: str, numbers: Sequence[str] = ()) -> Table:
     return table
 
 
-def print_bench(result: "BenchResult") -> None:
-    """Latencies and the paired ratio to the first model."""
-    table = Table("", "n", "p50 ms", "p95 ms", "p99 ms")
-    for name, stats in result.latency_ms.items():
-        table.add_row(name, str(stats.n), f"{stats.p50:.3f}", f"{stats.p95:.3f}", f"{stats.p99:.3f}")
+def print_bench(result: "BenchResult", baseline: str = "dense") -> None:
+    """Latencies and the paired ratio to the first model, which is called ``baseline``."""
+    table = Table(Column("", overflow="fold"), "n", "p50 ms", "p95 ms", "p99 ms")
+    for index, (name, stats) in enumerate(result.latency_ms.items()):
+        figures = (f"{value:.3f}" for value in (stats.p50, stats.p95, stats.p99))
+        table.add_row(name if index else baseline, str(stats.n), *figures)
     console = plain_console()
     console.print(table)
     for name, speedup in result.speedups.items():
         low, high = speedup.ci95
-        text = f"{name}: {speedup.median:.2f}x as fast as dense, 95 % {low:.2f} to {high:.2f}: {speedup.verdict}"
-        console.print(text)
+        text = f"{name}: {speedup.median:.2f}x as fast as {baseline}, 95 % {low:.2f} to {high:.2f}: {speedup.verdict}"
+        console.print(text, soft_wrap=True)
 
 
 def plan_json(found: "DryRun") -> dict[str, Any]:
@@ -214,17 +215,14 @@ def _rows(target: TargetReport) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _row(label: str, dense: float | None, compressed: float | None, form: str) -> tuple[str, str, str, str]:
-    if dense is None or compressed is None:
-        return label, "not measured", "not measured", ""
-    ratio = f"{compressed / dense:.3f}" if dense else ""
-    return label, form.format(dense), form.format(compressed), ratio
+    before, after = ("not measured" if value is None else form.format(value) for value in (dense, compressed))
+    return label, before, after, f"{compressed / dense:.3f}" if dense and compressed is not None else ""
 
 
 def _accuracy(dense: ModelFigures, compressed: ModelFigures) -> tuple[str, str, str, str]:
-    if dense.accuracy is None or compressed.accuracy is None:
-        return "accuracy", "not measured", "not measured", ""
-    drop = compressed.accuracy - dense.accuracy
-    return "accuracy", f"{dense.accuracy:.2f}", f"{compressed.accuracy:.2f}", f"{drop:+.2f}"
+    pair = dense.accuracy, compressed.accuracy
+    before, after = ("not measured" if value is None else number(value) for value in pair)
+    return "accuracy", before, after, "" if pair[0] is None or pair[1] is None else difference(pair[0], pair[1])
 
 
 def _p50(stats: LatencyStats | None) -> float | None:
@@ -242,7 +240,7 @@ def _skipped(target: TargetReport) -> dict[str, list[str]]:
 def speed_verdict(target: TargetReport) -> str:
     """The speed-up with its interval, or why there is none."""
     if target.speedup is None:
-        return f"speed: not measured ({target.unmeasured['speedup'].removeprefix('not measured: ')})"
+        return f"speed: not measured ({null_reason(target, 'speedup')})"
     low, high = target.speedup.ci95
     return f"speed-up {target.speedup.median:.2f}x, 95 % {low:.2f} to {high:.2f}: {target.speedup.verdict}"
 

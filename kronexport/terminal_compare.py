@@ -19,6 +19,16 @@ _COMPARED = {
     "accuracy": "accuracy",
 }
 
+_KINDS: dict[str, compare.Kind] = {
+    "macs": "MACs",
+    "latency_ms": "latency",
+    "peak_memory_bytes": "memory",
+    "build_peak_memory_bytes": "memory",
+}
+"""What has to be alike for a figure to be compared; those of the networks alone always are."""
+
+_MARK = " *"
+
 
 def print_comparison(comparison: compare.Comparison) -> None:
     """What is compared, its figures and layers with ratios to the first, and what may not be compared."""
@@ -26,8 +36,9 @@ def print_comparison(comparison: compare.Comparison) -> None:
     for subject in comparison.subjects:
         text = f"{subject.label}: {subject.model} on {subject.target}, {subject.report.precision} ({subject.source})"
         console.print(text, soft_wrap=True)
-    console.print(_compared_figures(comparison))
-    for line in _compared_layers(comparison):
+    figures, ratios = list(_compared_figures(comparison)), _layer_ratios(comparison)
+    console.print(_table(comparison, figures))
+    for line in _compared_layers(comparison, ratios):
         console.print(line, soft_wrap=True)
     for subject in comparison.subjects:
         console.print(f"{subject.label}: {speed_verdict(subject.report)}")
@@ -37,26 +48,31 @@ def print_comparison(comparison: compare.Comparison) -> None:
             console.print(text, soft_wrap=True)
     for difference in comparison.differences:
         console.print(f"warning: {difference}", soft_wrap=True)
-    if comparison.differences:
+    if any(text.endswith(_MARK) for texts in (*figures, *ratios) for text in texts):
         console.print("warning: ratios with * are of different protocols: no comparison")
 
 
-def _compared_figures(comparison: compare.Comparison) -> Table:
+def _table(comparison: compare.Comparison, rows: list[tuple[str, ...]]) -> Table:
     table = Table("", "", title="ratios are to the first; of an accuracy the difference", title_justify="left")
     for subject in comparison.subjects:
         table.add_column(subject.label, justify="right", overflow="fold")  # no digit is left out
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _compared_figures(comparison: compare.Comparison) -> Iterator[tuple[str, ...]]:
     for name, label in _COMPARED.items():
         for side in ("dense", "compressed"):
             values = [compare.figure(getattr(subject.report, side), name) for subject in comparison.subjects]
             cells = [_compared_cell(comparison, index, name, values) for index in range(len(values))]
-            table.add_row(label if side == "dense" else "", side, *cells)
+            yield label if side == "dense" else "", side, *cells
     errors = [compare.output_error(subject) for subject in comparison.subjects]
     cells = [_compared_cell(comparison, index, "output_error", errors) for index in range(len(errors))]
-    table.add_row("output error against dense", "compressed", *cells)
+    yield "output error against dense", "compressed", *cells
     trainings = [subject.report.recover for subject in comparison.subjects]
     if any(trainings):
-        table.add_row("recovery", "compressed", *map(_training, trainings))
-    return table
+        yield "recovery", "compressed", *map(_training, trainings)
 
 
 def _training(training: Training | None) -> str:
@@ -73,23 +89,32 @@ def _compared_cell(comparison: compare.Comparison, index: int, name: str, values
     against = compare.to_first(name, value, values[0])
     if index == 0 or against is None:
         return number(value)
-    is_timed = name not in ("params", "macs", "bytes", "accuracy", "output_error")
-    mark = " *" if is_timed and not comparison.is_comparable(comparison.subjects[index]) else ""
+    is_marked = name in _KINDS and not comparison.is_comparable(comparison.subjects[index], _KINDS[name])
+    mark = _MARK if is_marked else ""
     return f"{number(value)} ({f'{against:+.4g}' if name == 'accuracy' else f'{against:.3f}x'}){mark}"
 
 
-def _compared_layers(comparison: compare.Comparison) -> Iterator[str]:
+def _layer_ratios(comparison: compare.Comparison) -> list[list[str]]:
+    """Of each site in each subject the time as a ratio to the first's."""
+    marks = ["" if comparison.is_comparable(subject, "layer times") else _MARK for subject in comparison.subjects]
+    table = []
+    for row in comparison.layers:
+        ratios = [None if layer is None else compare.layer_ratios(row, layer)["us"] for layer in row.layers]
+        shown = zip(ratios, marks, strict=True)
+        table.append([NO_VALUE if ratio is None else f"{ratio:.3f}x{mark}" for ratio, mark in shown])
+    return table
+
+
+def _compared_layers(comparison: compare.Comparison, ratios: list[list[str]]) -> Iterator[str]:
     """Each site's name on a line of its own, whole, then a line for each subject; structures last, as the longest."""
     lowerings = [layer.lowering for row in comparison.layers for layer in row.layers if layer is not None]
     line = f"  {{:3}}{{:{max(map(len, ['lowering', *lowerings]))}}}{{:>14}}{{:>10}}{{:>10}}{{:>11}}  {{}}"
     yield line.format("", "lowering", "MACs", "dense us", "us", "ratio", "structure")
-    for row in comparison.layers:
+    for row, shown in zip(comparison.layers, ratios, strict=True):
         yield row.site
-        for subject, layer in zip(comparison.subjects, row.layers, strict=True):
+        for subject, layer, ratio in zip(comparison.subjects, row.layers, shown, strict=True):
             if layer is None:
                 yield f"  {subject.label:3}no such layer"
                 continue
-            ratio = compare.layer_ratios(row, layer)["us"]
-            mark = "" if comparison.is_comparable(subject) else " *"
-            times = number(layer.dense_us), number(layer.us), NO_VALUE if ratio is None else f"{ratio:.3f}x{mark}"
+            times = number(layer.dense_us), number(layer.us), ratio
             yield line.format(subject.label, layer.lowering, number(layer.macs), *times, layer.structure)

@@ -216,6 +216,21 @@ def test_tensorrt_bundle_is_checked_then_sent_to_the_board(bundle: Path, engine:
     refused(bundle, r"model\.onnx: sha256 is")
 
 
+@pytest.mark.usefixtures("nothing_loads")
+@pytest.mark.parametrize(
+    ("release", "code", "message"),
+    [("10.3.0", 3, "trtexec --loadEngine"), ("8.6.2", 6, r"needs tensorrt 10\.3\.0 \(exact\), installed is 8\.6\.2")],
+)
+def test_an_engine_that_ships_is_for_one_release(
+    bundle: Path, release: str, code: int, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent, "trtexec_release", lambda: release)
+    (bundle / "model.engine").write_bytes(b"engine")
+    value = manifest("tensorrt", artifact="model.engine")
+    save_manifest(bundle, {**value, "requires": {**value["requires"], "version": "10.3.0", "rule": "exact"}})
+    refused(bundle, message, code)
+
+
 # --- commands -------------------------------------------------------------------------------------------------
 
 

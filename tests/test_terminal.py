@@ -18,12 +18,18 @@ from kronexport.measure.latency import BenchResult
 from kronexport.pipeline import DryRun
 from kronexport.records import Plan, Report, SitePlan, Speedup, Survey
 from tests.plan.samples import site
-from tests.ship.samples import LATENCY, PARETO, report, target_report, unmeasured_target
+from tests.ship.samples import LATENCY, PARETO, figures, report, target_report, unmeasured_target
 
 if TYPE_CHECKING:
     from kronexport.survey.project import Project
 
 ESCAPE = "\x1b"
+
+
+def cells_of(text: str, label: str) -> list[str]:
+    """Those of the row of a table that begins with ``label``."""
+    (row,) = (line for line in text.splitlines() if line.startswith(f"│ {label} "))
+    return [cell.strip() for cell in row.split("│")[1:-1]]
 
 
 def test_progress_tells_each_stage_once_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,7 +87,7 @@ def test_the_report_shows_what_a_user_asks_for(capsys: pytest.CaptureFixture[str
         "134,861",
         "0.500",
         "0.766",
-        "-0.50",
+        "-0.5",
         "speed-up 1.25x, 95 % 1.20 to 1.30: faster",
         "goal params<=0.6: met, reached 0.55",
         "factorized against dense: 1.2e-01 (an approximation)",
@@ -101,9 +107,24 @@ def test_text_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
         assert expected in text
 
 
+def test_an_accuracy_is_shown_whatever_it_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    """Parts of one as well as percent."""
+    terminal.print_report(report(dense=figures(accuracy=0.9234), compressed=figures(accuracy=0.9187)))
+    text = capsys.readouterr().out
+    assert cells_of(text, "accuracy") == ["accuracy", "0.9234", "0.9187", "-0.0047"]
+
+
+def test_one_side_that_was_measured_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.print_report(report(dense=figures(accuracy=None, peak_memory_bytes=None)))
+    text = capsys.readouterr().out
+    assert cells_of(text, "accuracy") == ["accuracy", "not measured", "90.75", ""]
+    assert cells_of(text, "peak memory bytes") == ["peak memory bytes", "not measured", "7,340,032", ""]
+
+
 def test_what_was_not_measured_is_said_with_its_reason(capsys: pytest.CaptureFixture[str]) -> None:
     terminal.print_report(Report("net", {"jetson-orin-nano": unmeasured_target()}))
     text = capsys.readouterr().out
+    assert "not measured (not measured" not in text
     assert "speed: not measured (no device)" in text
     assert "goal latency<=0.5: not measured" in text
     assert text.count("not measured") >= 2 * 3
@@ -112,7 +133,9 @@ def test_what_was_not_measured_is_said_with_its_reason(capsys: pytest.CaptureFix
 def test_a_missed_goal_stands_out(capsys: pytest.CaptureFixture[str]) -> None:
     missed = target_report().goals[0]
     terminal.print_report(report(goals=(type(missed)(missed.expr, 0.7, met=False),)))
-    assert "goal params<=0.6: MISSED, reached 0.7" in capsys.readouterr().out
+    assert "goal params<=0.6: MISSED, reached 0.7\n" in capsys.readouterr().out
+    terminal.print_report(report(goals=(type(missed)(missed.expr, 0.600041, met=False),)))
+    assert "goal params<=0.6: MISSED, reached 0.60004\n" in capsys.readouterr().out
 
 
 def test_a_bench_shows_every_model_and_the_ratio(capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,6 +145,17 @@ def test_a_bench_shows_every_model_and_the_ratio(capsys: pytest.CaptureFixture[s
     assert text.count("1234") == 2
     assert "bundle: 0.80x as fast as dense, 95 % 0.70 to 0.90: slower" in text
     assert ESCAPE not in text
+
+
+def test_a_bench_against_another_model_names_it(capsys: pytest.CaptureFixture[str]) -> None:
+    other = f"folder/{'x' * 80}/other.onnx"
+    result = BenchResult(
+        {"dense": LATENCY, "bundle": LATENCY}, {"bundle": Speedup(0.8, (0.7, 0.9), "slower")}, {}, {}, {}
+    )
+    terminal.print_bench(result, other)
+    text = capsys.readouterr().out
+    assert f"bundle: 0.80x as fast as {other}, 95 % 0.70 to 0.90: slower" in text
+    assert "dense" not in text
 
 
 def test_a_finding_comes_with_its_remedy_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -175,7 +209,7 @@ def test_the_report_ends_with_a_line_a_target(capsys: pytest.CaptureFixture[str]
     assert max(map(len, lines)) <= 80
     start = next(index for index, line in enumerate(lines) if "compressed / dense" in line)
     table = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines[start:] if line.startswith("│")]
-    assert table[0] == ["x86-onnxruntime", "1.25x", "0.500", "1.000", "1.000", "-0.50", "1 of 1 met"]
+    assert table[0] == ["x86-onnxruntime", "1.25x", "0.500", "1.000", "1.000", "-0.5", "1 of 1 met"]
     assert table[1][1:] == ["-", "1.000", "1.000", "1.000", "", "0 of 1 met"]
     assert "".join(row[0] for row in table[1:]) == f"board-{LONG}"
 

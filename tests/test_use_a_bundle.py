@@ -1,12 +1,14 @@
-"""docs/use-a-bundle.md can be copied: every Python block runs on a bundle that was built, and computes its outputs."""
+"""docs/use-a-bundle.md can be copied: every Python block and command runs on a bundle that was built."""
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.conftest import Built
@@ -48,15 +50,22 @@ def test_a_block_computes_the_golden_outputs(title: str, built: Built, tmp_path:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_commands_of_the_page_are_those_of_run_py(built: Built, tmp_path: Path) -> None:
-    bundle = shutil.copytree(built.folder / "x86-onnxruntime", tmp_path / "bundle")
-    commands = re.findall(r"^python run\.py (\w+)", PAGE, re.MULTILINE)
-    assert commands == ["check", "infer"]
-    for name in commands:
+def test_the_commands_of_run_py_work_as_they_stand(built: Built, tmp_path: Path) -> None:
+    """From the folder that holds the output, one after the other, on images that are the golden ones."""
+    bundle = shutil.copytree(built.folder, tmp_path / "dist") / "x86-onnxruntime"
+    with np.load(bundle / "golden.npz") as archive:
+        golden = {key.partition(":")[2]: archive[key] for key in archive.files}
+        np.save(tmp_path / "images.npy", next(archive[key] for key in archive.files if key.startswith("input:")))
+    commands = re.findall(r"^python (.*run\.py .*)$", PAGE, re.MULTILINE)
+    assert [shlex.split(line)[1] for line in commands] == ["check", "infer"]
+    for line in commands:
         done = subprocess.run(
-            [sys.executable, "run.py", name, "--help"], cwd=bundle, capture_output=True, text=True, check=False
+            [sys.executable, *shlex.split(line)], cwd=tmp_path, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "answers.npz") as answers:
+        for name, values in answers.items():
+            assert np.linalg.norm(values - golden[name]) <= 1e-5 * np.linalg.norm(golden[name]), name
 
 
 def test_the_readme_leads_here() -> None:

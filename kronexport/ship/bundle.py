@@ -65,7 +65,9 @@ def read_bundle(folder: Path) -> dict[str, Any]:
 
     Raises:
         BundleError: A file is missing, altered or foreign.
+        UserInputError: There is no such folder.
     """
+    _require_folder(folder)
     with agent_errors():
         return dict(agent.read_manifest(str(folder), agent.verify_checksums(str(folder))))
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from string import ascii_uppercase
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from kronexport.errors import BundleError, UserInputError
 from kronexport.records import LayerFigures, ModelFigures, Report, TargetReport
@@ -34,7 +34,11 @@ _GROUND: Final = (
 
 _FIGURES: Final = ("params", "macs", "bytes", "latency_ms", "peak_memory_bytes", "build_peak_memory_bytes", "accuracy")
 _LAYER_FIGURES: Final = ("params", "macs", "dense_us", "us")
-_TIMED: Final = ("latency", "memory", "layer times", "speed-up")
+
+Kind = Literal["latency", "memory", "layer times", "speed-up", "MACs"]
+"""Of figures: what a difference may make incomparable."""
+
+_TIMED: Final[tuple[Kind, ...]] = ("latency", "memory", "layer times", "speed-up")
 _LAYER_TIMES: Final = "layer_times"
 """Of the protocol: what the microseconds of layers are of, of which the networks' are independent."""
 
@@ -56,7 +60,7 @@ class Difference:
 
     what: str
     values: dict[str, str]
-    affects: tuple[str, ...]
+    affects: tuple[Kind, ...]
 
     def __str__(self) -> str:
         values = ", ".join(f"{value} ({label})" for label, value in self.values.items())
@@ -79,11 +83,11 @@ class Comparison:
     differences: tuple[Difference, ...]
     layers: tuple[LayerRow, ...]
 
-    def is_comparable(self, subject: Subject) -> bool:
-        """Whether what was timed of ``subject``'s network stands on the same ground as the first."""
+    def is_comparable(self, subject: Subject, kind: Kind = "latency") -> bool:
+        """Whether the figures of a kind stand on the same ground as those of the first, as far as one can know."""
         first = self.subjects[0].label
         return all(
-            _TIMED[0] not in difference.affects
+            kind not in difference.affects
             or first not in difference.values
             or subject.label not in difference.values
             or difference.values[first] == difference.values[subject.label]

@@ -7,12 +7,15 @@ OUT/intermediates/<target>/        portable.onnx  dense.onnx  factors.safetensor
 """
 
 import fcntl
+import json
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+import tomllib
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kronexport.errors import UserInputError
 from kronexport.files import TEMP_PREFIX, remove_leftovers, write_text_aside
@@ -121,11 +124,27 @@ def prepare_output(out: Path) -> Iterator[OutputFolder]:
 
 
 def remove_stale(output: OutputFolder, targets: Collection[str]) -> None:
-    """Removes what an earlier build left of targets that the new report does not hold."""
-    for folder in (output.root, output.root / INTERMEDIATES):
+    """Removes what an earlier build left of targets that the new report does not hold.
+
+    That is a folder which bears the name of the target that its manifest or its plan is of: copies under other names,
+    links, and whatever else came to the output meanwhile are the user's.
+    """
+    told: tuple[tuple[Path, str, Callable[[str], Any]], ...] = (
+        (output.root, "manifest.json", json.loads),
+        (output.root / INTERMEDIATES, "plan.toml", tomllib.loads),
+    )
+    for folder, name, parse in told:
         for entry in _subfolders(folder):
-            if entry.name not in {INTERMEDIATES, *targets}:
+            is_its_own = not entry.is_symlink() and _target_of(entry / name, parse) == entry.name
+            if is_its_own and entry.name not in targets:
                 shutil.rmtree(entry)
+
+
+def _target_of(path: Path, parse: Callable[[str], Any]) -> Any:
+    """What a manifest or a plan says that it is of; None where that cannot be read."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return parse(path.read_text(encoding="utf-8"))["target"]
+    return None
 
 
 @contextmanager

@@ -28,17 +28,18 @@ def bench_bundle(
     Args:
         bundle: OUT/<target>, or a copy of it.
         against: an ONNX model with the same input; None: the dense network that the build measured it against, if the
-            bundle still lies in its output.
+            bundle still lies in its output, under its name.
         threads: of one inference; None: those of the manifest.
         timing: for how long.
         elsewhere: where it is timed; None: here.
 
     Raises:
         BundleError, MissingRuntimeError: the bundle is damaged, or does not fit the machine.
-        UserInputError: there is no model to compare with, or the machine is another kind.
+        UserInputError: there is no such folder, no model to compare with, or the machine is another kind.
     """
     manifest = verify_bundle(bundle) if elsewhere is None else read_bundle(bundle)
-    dense = against or OutputFolder(bundle.resolve().parent).target_dense_onnx(manifest["target"])
+    found = bundle.resolve()  # by its own name: a copy under another may be of an earlier build than what lies there
+    dense = against or OutputFolder(found.parent).target_dense_onnx(found.name)
     if not dense.is_file():
         raise UserInputError(f"{dense}: no dense model to compare with; name one with --against")
     profile = load_target(manifest["target"])

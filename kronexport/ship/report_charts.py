@@ -3,6 +3,7 @@
 Each is None where there is nothing to draw. Nothing is drawn that report.json does not hold.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 
 from kronexport.records import LatencyStats, LayerFigures, TargetReport
 from kronexport.ship.report_svg import Ink, inline_svg
-from kronexport.ship.report_view import latency_of, number
+from kronexport.ship.report_view import latency_of, number, timed_layers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +28,11 @@ _LEGEND_ROOM: Final = 0.35
 _EDGE: Final = 0.12
 """Inches beside the axes: with their numbers and name, with a legend, and with nothing."""
 
+_LABEL_ROOM: Final = 0.85
+"""Part of an axis up to which a label has room at its right."""
+
 _LONGEST_NAME: Final = 30
+_CONTROL: Final = re.compile(r"[\x00-\x1f]")
 _LEAST_DRAWN: Final = 1e-9
 _MOST_DRAWN: Final = 1e3
 """Ends of the logarithmic axis of the error budget: float32 differs by more, and a relative error above 1 by little."""
@@ -43,10 +48,13 @@ def latency_chart(target: TargetReport, name: str) -> str | None:
     if not timed:
         return None
     figure, axes = _canvas(0.5 * len(timed), ["compressed"])
+    end = 1.02 * max(stats.p99 for _, stats, _ in timed)
     for row, (_, stats, ink) in enumerate(timed):
         _distribution(axes, row, stats, ink)
+        place = "right" if _is_near(stats.p50, end) else "center"
+        axes.text(stats.p50, row - 0.42, f"p50 {number(stats.p50)}", ha=place, color=Ink.TEXT)
     _rows(axes, [label for label, _, _ in timed])
-    axes.set_xlim(0, 1.02 * max(stats.p99 for _, stats, _ in timed))
+    axes.set_xlim(0, end)
     axes.set_xlabel("ms: line from fastest to p99, bar from p50 to p95", color=Ink.SOFT)
     return inline_svg(figure, name, "Latency of dense and compressed, from the fastest inference to p99")
 
@@ -77,9 +85,8 @@ def shares_chart(target: TargetReport, name: str) -> str | None:
 
 
 def layers_chart(target: TargetReport, name: str) -> str | None:
-    """Each layer dense and compressed: by the time that was measured, else by MACs."""
-    timed = any(layer.us is not None for layer in target.layers)
-    unit, dense_of, compressed_of = _BY_TIME if timed else _BY_MACS
+    """Each layer dense and compressed: those that were timed by their time, or all by MACs where none was."""
+    unit, dense_of, compressed_of = _BY_TIME if timed_layers(target) else _BY_MACS
     drawn = [layer for layer in target.layers if dense_of(layer) is not None and compressed_of(layer) is not None]
     if not drawn:
         return None
@@ -126,14 +133,17 @@ def front_chart(target: TargetReport, name: str) -> str | None:
         return None
     timed = all(point.latency is not None for point in target.pareto)
     across = [100 * (point.latency if point.latency is not None and timed else point.macs) for point in target.pareto]
+    end = 1.08 * max(100, *across)
     figure, axes = _canvas(2.2, ["error  "])
     axes.plot(across, [point.error for point in target.pareto], color=Ink.LINE, linewidth=1, zorder=1)
     for share, point in zip(across, target.pareto, strict=True):
         ink, size = (Ink.COMPRESSED, 9) if point.chosen else (Ink.DENSE, 6)
         axes.plot([share], [point.error], "o", color=ink, markersize=size, markeredgewidth=0)
         if point.chosen:
-            axes.annotate("the plan", (share, point.error), (6, 6), textcoords="offset points", color=Ink.TEXT)
-    axes.set_xlim(0, 1.08 * max(100, *across))
+            aside, place = (-6, "right") if _is_near(share, end) else (6, "left")
+            at = share, point.error
+            axes.annotate("the plan", at, (aside, 6), textcoords="offset points", ha=place, color=Ink.TEXT)
+    axes.set_xlim(0, end)
     axes.set_ylim(0, 1.15 * max(0.01, *(point.error for point in target.pareto)))
     axes.set_ylabel("error", color=Ink.SOFT)
     what = "time of the layers that can be factorized" if timed else "MACs"
@@ -145,7 +155,11 @@ def _distribution(axes: "Axes", row: int, stats: LatencyStats, ink: Ink) -> None
     axes.plot([stats.min, stats.p99], [row, row], color=ink, linewidth=2)
     axes.barh(row, stats.p95 - stats.p50, left=stats.p50, height=0.4, color=ink)
     axes.plot([stats.p50] * 2, [row - 0.35, row + 0.35], color=Ink.TEXT, linewidth=2)
-    axes.text(stats.p50, row - 0.42, f"p50 {number(stats.p50)}", ha="center", color=Ink.TEXT)
+
+
+def _is_near(value: float, end: float) -> bool:
+    """Whether a label at ``value`` would be cut off at the ``end`` of the axis."""
+    return value > _LABEL_ROOM * end
 
 
 def _canvas(height: float, labels: Sequence[str], *, axis_on_top: bool = False) -> tuple[Figure, "Axes"]:
@@ -174,8 +188,9 @@ def _rows(axes: "Axes", labels: Sequence[str]) -> None:
 
 
 def _shortened(site: str) -> str:
-    """The end of a long name, which tells layers apart."""
-    return site if len(site) <= _LONGEST_NAME else f"…{site[1 - _LONGEST_NAME :]}"
+    """The end of a long name, which tells layers apart; without control characters, which no SVG can hold."""
+    plain = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", site)
+    return plain if len(plain) <= _LONGEST_NAME else f"…{plain[1 - _LONGEST_NAME :]}"
 
 
 _Value = Callable[[LayerFigures], float | None]

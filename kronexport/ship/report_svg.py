@@ -5,6 +5,7 @@ What is drawn in a colour of ``Ink`` takes the CSS variable of that name, so tha
 
 import io
 import re
+import warnings
 from enum import StrEnum
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
@@ -39,7 +40,12 @@ def inline_svg(figure: "Figure", name: str, label: str) -> str:
         name: letters, digits and hyphens; its ids begin with it, so it is another for every figure of a page.
         label: what a screen reader says of it.
     """
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "kronexport"}), io.StringIO() as stream:
+    with (
+        mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "kronexport"}),
+        warnings.catch_warnings(),
+        io.StringIO() as stream,
+    ):
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # text is drawn in the reader's fonts
         figure.savefig(stream, format="svg", metadata=_NO_METADATA, transparent=True)
         root = ET.fromstring(stream.getvalue())  # noqa: S314  matplotlib wrote it
     _simplify(root, _short_ids(root, name))

@@ -81,8 +81,12 @@ def comparison(target: TargetReport) -> list[Row]:
 
 
 def null_reason(target: TargetReport, *keys: str) -> str | None:
-    """Why a figure is null: the reason under the first of ``keys`` that has one, or None."""
-    return next((target.unmeasured[key] for key in keys if target.unmeasured.get(key)), None)
+    """Why a figure is null: the reason under the first of ``keys`` that has one, or None.
+
+    It is said after "not measured", which a reason that is for itself begins with.
+    """
+    reasons = (target.unmeasured[key] for key in keys if target.unmeasured.get(key))
+    return next((reason.removeprefix("not measured: ") for reason in reasons), None)
 
 
 def latency_of(stats: LatencyStats | None, name: str) -> float | None:
@@ -95,6 +99,11 @@ def layer_speedup(layer: LayerFigures) -> float | None:
     return layer.dense_us / layer.us if layer.dense_us is not None and layer.us else None
 
 
+def timed_layers(target: TargetReport) -> list[LayerFigures]:
+    """Those whose time is known both dense and compressed."""
+    return [layer for layer in target.layers if layer.dense_us is not None and layer.us is not None]
+
+
 def goal_status(goal: GoalResult) -> str:
     """``met``, ``missed`` or ``not measured``."""
     return {True: "met", False: "missed", None: "not measured"}[goal.met]
@@ -105,6 +114,14 @@ def check_status(check: Check) -> str:
     if check.stage == "factorized" and check.passed is None:
         return "approximation"
     return {True: "passed", False: "failed", None: "not run"}[check.passed]
+
+
+def first_command(name: str, target: TargetReport) -> str:
+    """What is run first of a bundle on its device: run.py, or what TensorRT needs, which run.py does not open."""
+    if any(check.stage == "compiled" and check_status(check) == "not run" for check in target.verification):
+        return f"./{name}/build_engine.sh"
+    is_engine = target.environment.get("runtime") == "tensorrt"
+    return f"trtexec --loadEngine={name}/model.engine" if is_engine else f"python {name}/run.py check"
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -124,6 +141,11 @@ def number(value: float | None) -> str:
     if value is None:
         return NO_VALUE
     return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= _SHOWN_WHOLE else f"{value:.4g}"
+
+
+def difference(dense: float, compressed: float) -> str:
+    """What compressed has more than dense, with its sign: of a figure of which a ratio says nothing."""
+    return f"{compressed - dense:+.4g}"
 
 
 def _ratio(dense: float | None, compressed: float | None) -> str:
@@ -147,7 +169,7 @@ def _cell(target: TargetReport, side: str, key: str, value: float | None) -> Cel
 
 def _accuracy_row(target: TargetReport) -> Row:
     dense, compressed = target.dense.accuracy, target.compressed.accuracy
-    change = f"{compressed - dense:+.4g}" if dense is not None and compressed is not None else NO_VALUE
+    change = difference(dense, compressed) if dense is not None and compressed is not None else NO_VALUE
     cells = _cell(target, "dense", "accuracy", dense), _cell(target, "compressed", "accuracy", compressed)
     return Row("Accuracy (evaluator's units)", *cells, change)
 
@@ -183,8 +205,8 @@ def _size_sentence(dense: ModelFigures, compressed: ModelFigures) -> str:
 def _accuracy_sentence(dense: ModelFigures, compressed: ModelFigures) -> str:
     if dense.accuracy is None or compressed.accuracy is None:
         return "Accuracy not measured."
-    change = compressed.accuracy - dense.accuracy
-    return f"Accuracy {dense.accuracy:.4g} to {compressed.accuracy:.4g} ({change:+.4g})."
+    change = difference(dense.accuracy, compressed.accuracy)
+    return f"Accuracy {dense.accuracy:.4g} to {compressed.accuracy:.4g} ({change})."
 
 
 def _goals_sentence(goals: tuple[GoalResult, ...]) -> str:

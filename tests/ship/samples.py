@@ -8,6 +8,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from kronexport.agent import open_session, runtime_version
+from kronexport.backends.tensorrt import NO_DEVICE
 from kronexport.records import (
     Check,
     GoalResult,
@@ -95,7 +96,7 @@ def unmeasured_target() -> TargetReport:
         speedup=None,
         goals=(GoalResult("latency<=0.5", None, None),),
         verification=(Check("compiled", "simplified", None, None, 1e-5, None),),
-        unmeasured=dict.fromkeys(keys, "no device"),
+        unmeasured=dict.fromkeys(keys, NO_DEVICE),
     )
 
 

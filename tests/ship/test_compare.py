@@ -78,7 +78,7 @@ def test_what_was_not_measured_is_null_with_its_reason(tmp_path: Path) -> None:
     assert second["to_first"]["compressed.latency_ms"] is None
     assert second["to_first"]["compressed.peak_memory_bytes"] is None
     assert second["to_first"]["compressed.params"] == 2.0
-    assert second["unmeasured"]["compressed.latency_ms"] == "no device"
+    assert second["unmeasured"]["compressed.latency_ms"] == "not measured: no device"
 
 
 def test_layers_are_matched_by_name(pair: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
@@ -174,6 +174,44 @@ def test_layer_times_of_another_kind_say_nothing_against_the_networks(
     compared = compare([saved(tmp_path / f"{index}.json", one) for index, one in enumerate([first, second])])
     assert [difference.affects for difference in compared.differences] == [("layer times",)] * warnings
     assert all(map(compared.is_comparable, compared.subjects))
+
+
+@pytest.mark.parametrize(
+    ("changes", "marked"),
+    [
+        ({}, set()),
+        ({"input": {"input": [4, 3, 64, 64]}}, {"MACs", "latency p50 ms", "peak memory bytes", "us"}),
+        ({"threads": 4}, {"latency p50 ms", "peak memory bytes", "us"}),
+        ({"layer_times": "the engine's layers"}, {"us"}),
+    ],
+)
+def test_what_is_no_comparison_has_a_mark(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], marked: set[str]
+) -> None:
+    """And only where there is a mark its meaning is said."""
+    protocol = {**PROTOCOL, "layer_times": "each layer alone"}
+    both = (
+        measured(protocol=protocol, layers=(layer("stem"),)),
+        measured(protocol={**protocol, **changes}, layers=(layer("stem"),)),
+    )
+    terminal_compare.print_comparison(compare([saved(tmp_path / f"{i}.json", one) for i, one in enumerate(both)]))
+    lines = capsys.readouterr().out.splitlines()
+    found = {line.split("│")[1].strip() for line in lines if line.endswith(" * │") and line[2] != " "}
+    found |= {"us"} if any("1.000x *  " in line for line in lines) else set()
+    assert found - {"peak while loading or"} == marked
+    assert any(line.startswith("warning: ratios with *") for line in lines) is bool(marked)
+
+
+def test_what_differs_without_a_ratio_is_said_without_a_mark(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    half = replace(unmeasured_target(), precision="int8", protocol={}, environment={})
+    board = saved(tmp_path / "b.json", half, "jetson-orin-nano")
+    terminal_compare.print_comparison(compare([saved(tmp_path / "a.json", measured()), board]))
+    shown = capsys.readouterr().out
+    assert "warning: not comparable: precision" in shown
+    assert "ratios with *" not in shown
+    assert "not measured: not measured" not in shown
 
 
 def test_only_those_are_marked_that_differ_from_the_first(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,14 @@ def prepared(out: Path) -> OutputFolder:
 
 def make_bundle(folder: Path) -> None:
     folder.mkdir(parents=True)
-    for name in ("manifest.json", "SHA256SUMS", "model.onnx"):
+    (folder / "manifest.json").write_text(f'{{"target": "{folder.name}"}}')
+    for name in ("SHA256SUMS", "model.onnx"):
         (folder / name).touch()
+
+
+def make_intermediates(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "plan.toml").write_text(f'target = "{folder.name}"\n')
 
 
 def test_missing_folder_is_made_and_every_part_has_its_place(tmp_path: Path) -> None:
@@ -144,13 +151,44 @@ def test_what_the_report_does_not_tell_of_is_removed(tmp_path: Path) -> None:
     """A bundle of an earlier build would be compared with another model's dense network."""
     output = prepared(tmp_path / "out")
     for target in ("old", "new"):
-        (output.bundle(target)).mkdir()
-        output.intermediates(target).mkdir()
+        make_bundle(output.bundle(target))
+        make_intermediates(output.intermediates(target))
     remove_stale(output, {"new"})
     assert not output.bundle("old").exists()
     assert not output.intermediates("old").exists()
     assert output.bundle("new").is_dir()
     assert output.intermediates("new").is_dir()
+
+
+def test_what_the_user_put_there_meanwhile_stays(tmp_path: Path) -> None:
+    """A copy of a bundle under another name, a link to one, a damaged one, and files that are of no build."""
+    output = prepared(tmp_path / "out")
+    for target in ("old", "new"):
+        make_bundle(output.bundle(target))
+        make_intermediates(output.intermediates(target))
+    for folder in (output.root, output.root / "intermediates"):
+        shutil.copytree(folder / "old", folder / "keep-v1")
+        (folder / "latest").symlink_to("new")
+        (folder / "notes").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    make_bundle(tmp_path / "elsewhere" / "linked")
+    (output.root / "linked").symlink_to(tmp_path / "elsewhere" / "linked")
+    make_bundle(output.bundle("damaged"))
+    (output.bundle("damaged") / "manifest.json").write_text("{")
+    remove_stale(output, {"new"})
+    assert sorted(entry.name for entry in output.root.iterdir()) == [
+        "damaged",
+        "intermediates",
+        "keep-v1",
+        "latest",
+        "linked",
+        "new",
+        "notes",
+    ]
+    assert {"keep-v1", "latest", "new", "notes"} <= {
+        entry.name for entry in output.intermediates("new").parent.iterdir()
+    }
+    assert is_bundle(tmp_path / "elsewhere" / "linked")
 
 
 def interrupted(out: Path, *, after: str | None = None) -> None:

@@ -5,11 +5,18 @@ from pathlib import Path
 
 import pytest
 
+from kronexport.backends.profile import TargetProfile
 from kronexport.errors import BundleError, UserInputError
+from kronexport.machines.base import Machine
 from kronexport.measure.latency import BenchResult
 from kronexport.measure.setting import Timing
-from kronexport.ship.rebench import bench_bundle
+from kronexport.records import Precision
+from kronexport.ship.rebench import Elsewhere, bench_bundle
 from tests.conftest import Built
+
+
+def no_machine(_profile: TargetProfile, _threads: int, _precision: Precision) -> Machine:
+    pytest.fail("a machine was asked for")
 
 
 def bench(bundle: Path, against: Path | None = None) -> BenchResult:
@@ -34,3 +41,19 @@ def test_a_damaged_bundle_is_not_timed(built_copy: Path) -> None:
 def test_a_model_that_is_not_there_is_refused(built: Built, tmp_path: Path) -> None:
     with pytest.raises(UserInputError, match=r"none\.onnx: no dense model"):
         bench(built.folder / "x86-onnxruntime", tmp_path / "none.onnx")
+
+
+@pytest.mark.parametrize("elsewhere", [None, no_machine])
+def test_a_folder_that_is_not_there_is_no_damaged_bundle(tmp_path: Path, elsewhere: Elsewhere | None) -> None:
+    """Wherever it would be timed."""
+    with pytest.raises(UserInputError, match="none: no such folder; expected a bundle"):
+        bench_bundle(tmp_path / "none", against=None, threads=None, timing=Timing(0.05, 5, 0.0), elsewhere=elsewhere)
+
+
+def test_a_copy_under_another_name_is_not_timed_against_what_was_built_since(built_copy: Path) -> None:
+    """A link to the bundle is the bundle."""
+    kept = shutil.copytree(built_copy / "x86-onnxruntime", built_copy / "keep-v1")
+    with pytest.raises(UserInputError, match="name one with --against"):
+        bench(kept)
+    (built_copy / "latest").symlink_to("x86-onnxruntime")
+    assert list(bench(built_copy / "latest").latency_ms) == ["dense", "bundle"]

@@ -8,7 +8,7 @@ import pytest
 
 from kronexport.records import Check, TargetReport
 from kronexport.ship.report_charts import budget_chart, front_chart, latency_chart, layers_chart, shares_chart
-from tests.ship.samples import LAYER, PARETO, figures, target_report, unmeasured_target
+from tests.ship.samples import LATENCY, LAYER, PARETO, figures, target_report, unmeasured_target
 
 Chart = Callable[[TargetReport, str], str | None]
 CHARTS: tuple[Chart, ...] = (budget_chart, front_chart, latency_chart, layers_chart, shares_chart)
@@ -61,6 +61,19 @@ def test_layers_are_drawn_by_time_where_there_is_one() -> None:
     assert layers_chart(target_report(layers=(replace(LAYER, dense_macs=None),)), "x") is None
 
 
+def test_layers_of_which_no_dense_time_is_known_are_drawn_by_macs() -> None:
+    """All of them, and not those alone that have a time."""
+    svg = drawn(layers_chart, target_report(layers=(replace(LAYER, us=10.0), replace(LAYER, site="second"))))
+    assert {"MACs", "second"} <= set(texts(svg))
+
+
+def test_any_name_of_a_layer_can_be_drawn() -> None:
+    """A control character is none of XML's, and a font of the page has what matplotlib's lacks."""
+    names = "a\x00b\x1bc\nd", "\N{CJK UNIFIED IDEOGRAPH-5377}\N{CJK UNIFIED IDEOGRAPH-79EF}"
+    shown = texts(drawn(layers_chart, target_report(layers=tuple(replace(LAYER, site=name) for name in names))))
+    assert {"a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}c\N{REPLACEMENT CHARACTER}d", names[1]} <= set(shown)
+
+
 def test_the_budget_shows_every_stage_that_was_run_and_failures_in_red() -> None:
     """A difference of nothing has a place on the logarithmic axis, too."""
     failed = Check("lowered", "portable", 9.0, 0.9, 1e-5, passed=False)
@@ -81,6 +94,17 @@ def test_the_front_is_drawn_by_time_where_there_is_one() -> None:
     untimed = target_report(pareto=tuple(replace(point, latency=None) for point in PARETO))
     assert "MACs, percent of dense" in texts(drawn(front_chart, untimed))
     assert front_chart(target_report(pareto=()), "x") is None
+
+
+@pytest.mark.parametrize(("p50", "is_at_the_end"), [(0.5, False), (1.4, True)])
+def test_a_label_near_the_end_of_the_axis_stands_at_its_left(p50: float, is_at_the_end: bool) -> None:  # noqa: FBT001
+    stats = replace(LATENCY, p50=p50)
+    latency = drawn(latency_chart, target_report(dense=figures(latency_ms=stats), compressed=figures(latency_ms=stats)))
+    points = (replace(PARETO[1], latency=p50 / 1.5), PARETO[2])
+    front = drawn(front_chart, target_report(pareto=points))
+    for svg, label in ((latency, f"p50 {p50}"), (front, "the plan")):
+        (style, *_) = re.findall(rf'<text style="([^"]*)"[^>]*>{label}</text>', svg)
+        assert ("text-anchor:end" in style) is is_at_the_end
 
 
 def test_one_side_that_was_timed_is_drawn_alone() -> None:

@@ -92,6 +92,28 @@ def test_page_holds_the_figures_of_the_report() -> None:
         assert figure in text, figure
 
 
+def test_the_first_command_on_the_device_is_one_that_works() -> None:
+    """TensorRT's engine is none of run.py's: it is built there, or runs in trtexec."""
+    engine = target_report(environment={"runtime": "tensorrt"})
+    text = text_of(render_report_html(Report("m", {"cpu": target_report(), "nx": unmeasured_target(), "orin": engine})))
+    assert "python cpu/run.py check ./nx/build_engine.sh trtexec --loadEngine=orin/model.engine " in text
+
+
+def test_a_missed_goal_is_not_shown_as_reached() -> None:
+    text = text_of(render_report_html(report(goals=(GoalResult("params<=90k", 90.004, met=False),))))
+    assert "params&lt;=90k 90.004 missed" in text
+
+
+def test_the_page_says_which_layers_the_chart_has() -> None:
+    """Where some have no time, and where none has both."""
+    timed, half = replace(LAYER, dense_us=20.0, us=10.0), replace(LAYER, us=10.0)
+    some = text_of(render_report_html(report(layers=(timed, half, LAYER))))
+    assert "The chart is of 1 of 3 layers; the others were not timed. The error" in some
+    none = text_of(render_report_html(report(layers=(half,))))
+    assert "timed above. No layer was timed both dense and compressed; the chart is of MACs. The error" in none
+    assert "The chart is of" not in text_of(render_report_html(report(layers=(timed,))))
+
+
 def test_a_layer_that_stays_dense_says_why() -> None:
     """In a table of its own, which is not there where nobody knows."""
     dense = replace(LAYER, site="head", method="dense", reason="dense is the fastest")
@@ -113,6 +135,8 @@ def test_what_was_not_measured_is_said_with_its_reason() -> None:
     assert "Speed not measured: no device." in text
     assert "Latency p50 (ms) not measured: no device not measured: no device -" in text
     assert "Accuracy (evaluator&#39;s units) not measured: no device" in text
+    assert "Figure Reason dense.latency_ms no device" in text
+    assert "not measured: not measured" not in text
     assert "Goals: latency&lt;=0.5 not measured." in text
     assert "No check was run; not run: compiled." in text
 
