@@ -120,7 +120,7 @@ def distil(
         sample = first[0]._replace(images=first[0].images.to(place))
         file = None
         if checkpoint is not None:
-            _check_folder(Path(checkpoint))
+            _make_folder(Path(checkpoint))
             run = identity(start, teacher, recipe, sample, len(source), is_scored=evaluate is not None)
             file = _File(Path(checkpoint), run, unwritable)
         check = partial(_check_near, trainer, first, before)
@@ -130,11 +130,13 @@ def distil(
     return Distilled(start.cpu(), saved.figures, _kept_epoch(saved, recipe), before, after)
 
 
-def _check_folder(checkpoint: Path) -> None:
-    if not checkpoint.parent.is_dir():
+def _make_folder(checkpoint: Path) -> None:
+    try:
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
         raise UserInputError(
-            f"checkpoint {checkpoint}: {checkpoint.parent} is no folder; make it, or name a file in another one"
-        )
+            f"checkpoint {checkpoint}: its folder cannot be made ({error.strerror}); name a file in another one"
+        ) from error
 
 
 @contextmanager
