@@ -17,7 +17,8 @@ VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "De
 
 An operator in int8 reads the integers behind a DequantizeLinear.
 """
-_ACTIVATIONS = frozenset({"Relu", "Clip"})
+ACTIVATIONS = frozenset({"Relu", "Clip"})
+"""Operators that a kernel in int8 computes along with the layer before them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ def _integers(value: ir.Value) -> ir.Value:
         ((reader, _),) = result.uses()
         if reader.op_type == "QuantizeLinear":
             return reader.outputs[0]
-        if reader.op_type not in _ACTIVATIONS:
+        if reader.op_type not in ACTIVATIONS:
             break
         result = reader.outputs[0]
     return value

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
 from kronexport.errors import KronexportError
+from kronexport.lower.memory import ACTIVATIONS
 from kronexport.precision import symmetric
 from kronexport.precision.groups import refused_groups
 from kronexport.records import Ranges
@@ -42,7 +43,6 @@ _HELD: Final = 8
 """Samples whose activations are held at once, all tensors of them, where ranges come of histograms."""
 
 _ELEMENT: Final = onnx.TensorProto.UINT8
-_ACTIVATIONS: Final = frozenset({"Relu", "Clip"})
 _NARROW: Final = frozenset({"Conv", "Add"})
 """Operators whose kernels in int8 give 8 bits to a MaxPool behind them."""
 
@@ -137,7 +137,7 @@ def _not_understood(graph: onnx.GraphProto, scheme: Scheme) -> set[str]:
             weight = constants.get(node.input[1])
             has_more = weight is None or weight.shape[1] > 1
             return bool(attributes.get("group", 1) > 1) and len(node.input) > 2 and has_more  # noqa: PLR2004  # has a bias
-        return node.op_type in _ACTIVATIONS and (
+        return node.op_type in ACTIVATIONS and (
             node.input[0] in returned or (node.op_type == "Clip" and cuts_zero_off(node))
         )
 
@@ -154,7 +154,7 @@ def _pools_of_float(graph: onnx.GraphProto, in_float: Collection[str]) -> set[st
 
     def is_narrow(value: str) -> bool:
         node = makers.get(value)
-        while node is not None and node.op_type in _ACTIVATIONS:
+        while node is not None and node.op_type in ACTIVATIONS:
             node = makers.get(node.input[0])
         return node is not None and node.op_type in _NARROW and node.name not in in_float
 

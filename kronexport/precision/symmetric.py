@@ -13,10 +13,11 @@ from typing import Any, Final
 
 import onnx
 
+from kronexport.lower.memory import ACTIVATIONS
+
 OPTIONS: Final[dict[str, Any]] = {"ActivationSymmetric": True, "AddQDQPairToWeight": True, "QuantizeBias": False}
 """Of the quantizer of ONNX Runtime."""
 
-_ACTIVATIONS: Final = frozenset({"Relu", "Clip"})
 _FUSED_INTO: Final = frozenset({"Conv", "Add"})
 
 
@@ -48,7 +49,7 @@ def _splits(graph: onnx.GraphProto, maker: onnx.NodeProto, reader: onnx.NodeProt
 
     Of an Add, one input stays behind its pair: the kernel reads the residual in INT8.
     """
-    if reader.op_type in _ACTIVATIONS:
+    if reader.op_type in ACTIVATIONS:
         return maker.op_type in _FUSED_INTO
     if reader.op_type != "Add" or maker.op_type != "Conv":
         return False
